@@ -1,0 +1,12 @@
+//! What API objects are worked with: names, selectors, quantities, bodies, protobuf, patches, schemas, OpenAPI.
+//!
+//! Pure functions only. Source of the behaviour: `k8s.io/apimachinery`.
+
+pub mod body;
+pub mod names;
+pub mod openapi;
+pub mod patch;
+pub mod protobuf;
+pub mod quantity;
+pub mod schema;
+pub mod selector;

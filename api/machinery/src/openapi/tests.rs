@@ -1,0 +1,166 @@
+use std::collections::BTreeSet;
+
+use super::*;
+
+const ALL_VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+fn resource(group: &'static str, kind: &'static str, resource: &'static str, namespaced: bool) -> Resource {
+    let gvk = Gvk { group: group.into(), version: "v1".into(), kind: kind.into() };
+    let schema = crate::schema::type_name(&gvk);
+    let status = Subresource {
+        name: "status".into(),
+        verbs: vec!["get", "update", "patch"],
+        body: Some((gvk.clone(), schema.clone())),
+    };
+    Resource {
+        gvr: Gvr { group: group.into(), version: "v1".into(), resource: resource.into() },
+        gvk,
+        namespaced,
+        verbs: ALL_VERBS.to_vec(),
+        schema,
+        subresources: vec![status],
+    }
+}
+
+fn served() -> Vec<Resource> {
+    let mut pods = resource("", "Pod", "pods", true);
+    pods.subresources.push(Subresource { name: "exec".into(), verbs: vec!["connect"], body: None });
+    pods.subresources.push(Subresource { name: "log".into(), verbs: vec!["get"], body: None });
+    let mut deployments = resource("apps", "Deployment", "deployments", true);
+    let scale = Gvk { group: "autoscaling".into(), version: "v1".into(), kind: "Scale".into() };
+    let name = crate::schema::type_name(&scale);
+    deployments.subresources.push(Subresource {
+        name: "scale".into(),
+        verbs: vec!["get", "update", "patch"],
+        body: Some((scale, name)),
+    });
+    vec![
+        pods,
+        resource("", "Node", "nodes", false),
+        deployments,
+        resource("rbac.authorization.k8s.io", "Role", "roles", true),
+    ]
+}
+
+fn references(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(map) => {
+            found.extend(map.get("$ref").and_then(Value::as_str).map(str::to_owned));
+            map.values().for_each(|value| references(value, found));
+        }
+        Value::Array(list) => list.iter().for_each(|value| references(value, found)),
+        _ => {}
+    }
+}
+
+fn assert_closed(document: &Value, prefix: &str, schemas: &Value) {
+    let mut found = BTreeSet::new();
+    references(document, &mut found);
+    assert!(!found.is_empty());
+    for reference in found {
+        let name = reference.strip_prefix(prefix).unwrap_or_else(|| panic!("{reference} points outside"));
+        assert!(schemas.get(name).is_some(), "{name} is not defined");
+    }
+}
+
+fn operation_ids(document: &Value) -> Vec<&str> {
+    let items = document["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap().values());
+    items.filter_map(|operation| operation["operationId"].as_str()).collect()
+}
+
+#[test]
+fn every_reference_is_defined_and_nothing_else_is() {
+    let apps = v3(&GroupVersion::new("apps", "v1"), &served(), &Definitions::new());
+    let schemas = &apps["components"]["schemas"];
+    assert_closed(&apps, "#/components/schemas/", schemas);
+    assert!(schemas.get("io.k8s.api.core.v1.PodSpec").is_some());
+    assert!(schemas.get("io.k8s.api.core.v1.Node").is_none(), "of another group version");
+    let all = v2(&served(), &Definitions::new());
+    assert_closed(&all, "#/definitions/", &all["definitions"]);
+}
+
+#[test]
+fn operations_are_named_as_upstream_names_them() {
+    let all = v2(&served(), &Definitions::new());
+    let ids = operation_ids(&all);
+    for id in [
+        "listCoreV1NamespacedPod",
+        "listCoreV1PodForAllNamespaces",
+        "createCoreV1NamespacedPod",
+        "readCoreV1NamespacedPod",
+        "replaceCoreV1NamespacedPod",
+        "patchCoreV1NamespacedPod",
+        "deleteCoreV1NamespacedPod",
+        "deleteCoreV1CollectionNamespacedPod",
+        "patchCoreV1NamespacedPodStatus",
+        "connectCoreV1GetNamespacedPodExec",
+        "readCoreV1NamespacedPodLog",
+        "listCoreV1Node",
+        "readAppsV1NamespacedDeploymentScale",
+        "listRbacAuthorizationV1NamespacedRole",
+    ] {
+        assert!(ids.contains(&id), "{id}");
+    }
+    assert_eq!(ids.len(), ids.iter().collect::<BTreeSet<_>>().len(), "ids are unique");
+}
+
+#[test]
+fn clients_find_what_they_look_for() {
+    let core = v3(&GroupVersion::new("", "v1"), &served(), &Definitions::new());
+    // kubectl asks whether the server validates fields, by kind and parameter of the patch operation.
+    let patch = &core["paths"]["/api/v1/namespaces/{namespace}/pods/{name}"]["patch"];
+    assert_eq!(patch["x-kubernetes-group-version-kind"], json!({"group": "", "version": "v1", "kind": "Pod"}));
+    assert!(patch["parameters"].as_array().unwrap().iter().any(|parameter| parameter["name"] == "fieldValidation"));
+    assert!(patch["requestBody"]["content"].get("application/strategic-merge-patch+json").is_some());
+    // It finds a kind's schema by the annotation, and merge keys along the way.
+    let schemas = &core["components"]["schemas"];
+    let pod = &schemas["io.k8s.api.core.v1.Pod"];
+    assert_eq!(pod["x-kubernetes-group-version-kind"], json!([{"group": "", "version": "v1", "kind": "Pod"}]));
+    assert_eq!(pod["properties"]["spec"]["allOf"][0]["$ref"], "#/components/schemas/io.k8s.api.core.v1.PodSpec");
+    let containers = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
+    assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
+    assert_eq!(containers["x-kubernetes-patch-strategy"], "merge");
+    assert_eq!(containers["x-kubernetes-list-type"], "map");
+    assert_eq!(containers["x-kubernetes-list-map-keys"], json!(["name"]));
+    assert!(containers["description"].as_str().unwrap().starts_with("List of containers"));
+    assert_eq!(schemas["io.k8s.api.core.v1.PodSpec"]["required"], json!(["containers"]));
+}
+
+#[test]
+fn scalars_of_two_types_have_upstreams_shapes() {
+    let name = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
+    let quantity = "io.k8s.apimachinery.pkg.api.resource.Quantity";
+    let core = v3(&GroupVersion::new("", "v1"), &served(), &Definitions::new());
+    let int_or_string = &core["components"]["schemas"][name];
+    assert_eq!(int_or_string["oneOf"], json!([{"type": "integer"}, {"type": "string"}]));
+    assert_eq!(int_or_string["format"], "int-or-string");
+    assert_eq!(core["components"]["schemas"][quantity]["oneOf"], json!([{"type": "string"}, {"type": "number"}]));
+    let all = v2(&served(), &Definitions::new());
+    assert_eq!(
+        (&all["definitions"][name]["type"], &all["definitions"][name]["format"]),
+        (&json!("string"), &json!("int-or-string"))
+    );
+    assert_eq!(all["definitions"][quantity]["type"], "string");
+}
+
+#[test]
+fn custom_schemas_join_the_document() {
+    let mut widgets = resource("example.com", "Widget", "widgets", true);
+    widgets.schema = "com.example.v1.Widget".into();
+    widgets.subresources.clear();
+    let extra = Definitions::from([("com.example.v1.Widget".to_owned(), json!({"type": "object"}))]);
+    let document = v3(&GroupVersion::new("example.com", "v1"), &[widgets], &extra);
+    let schemas = &document["components"]["schemas"];
+    assert_eq!(schemas["com.example.v1.Widget"]["x-kubernetes-group-version-kind"][0]["kind"], "Widget");
+    assert!(schemas.get("com.example.v1.WidgetList").is_some());
+    assert_closed(&document, "#/components/schemas/", schemas);
+}
+
+#[test]
+fn the_index_points_to_every_document() {
+    let (core, apps) = (GroupVersion::new("", "v1"), GroupVersion::new("apps", "v1"));
+    let index = v3_index([(&core, "A"), (&apps, "B")]);
+    assert_eq!(index["paths"]["api/v1"]["serverRelativeURL"], "/openapi/v3/api/v1?hash=A");
+    assert_eq!(index["paths"]["apis/apps/v1"]["serverRelativeURL"], "/openapi/v3/apis/apps/v1?hash=B");
+    assert_eq!(hash(b"x"), hash(b"x"));
+}

@@ -1,0 +1,132 @@
+//! The table: types and their fields, as generated.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use super::special::Special;
+use super::zeroes;
+
+/// A line that starts a type has its name; the lines below it a number, a name in JSON, a label, a kind, a type.
+const TEXT: &str = include_str!("table.txt");
+
+#[derive(Debug)]
+pub(super) struct Table {
+    types: Vec<Type>,
+    by_name: HashMap<&'static str, usize>,
+}
+
+#[derive(Debug)]
+pub(super) struct Type {
+    /// Without `io.k8s.`.
+    pub name: &'static str,
+    pub special: Option<Special>,
+    /// By number.
+    pub fields: Vec<Field>,
+}
+
+#[derive(Debug)]
+pub(super) struct Field {
+    pub number: u32,
+    pub json: &'static str,
+    pub label: Label,
+    pub kind: Kind,
+    /// A zero on the wire is a zero in JSON, and not an absent field.
+    pub keeps_zero: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Label {
+    One,
+    Repeated,
+    Map,
+    /// A message whose fields stand in the parent's JSON.
+    Inline,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    String,
+    Bytes,
+    Bool,
+    Int32,
+    Int64,
+    Double,
+    /// Bytes that are JSON.
+    Json,
+    Message(usize),
+}
+
+impl Table {
+    pub fn named(&self, name: &str) -> Option<&Type> {
+        self.by_name.get(name).map(|&index| &self.types[index])
+    }
+
+    pub fn at(&self, index: usize) -> &Type {
+        &self.types[index]
+    }
+
+    #[cfg(test)]
+    pub fn types(&self) -> &[Type] {
+        &self.types
+    }
+}
+
+impl Type {
+    pub fn field(&self, number: u32) -> Option<&Field> {
+        self.fields.binary_search_by_key(&number, |field| field.number).ok().map(|at| &self.fields[at])
+    }
+
+    pub fn by_json(&self, json: &str) -> Option<&Field> {
+        self.fields.iter().find(|field| field.json == json)
+    }
+}
+
+pub(super) fn table() -> &'static Table {
+    static TABLE: LazyLock<Table> = LazyLock::new(|| parse(TEXT));
+    &TABLE
+}
+
+fn parse(text: &'static str) -> Table {
+    let lines = || text.lines().filter(|line| !line.starts_with('#'));
+    let by_name: HashMap<_, _> = lines().filter(|line| !line.starts_with(' ')).zip(0..).collect();
+    let mut types: Vec<Type> = Vec::with_capacity(by_name.len());
+    for line in lines() {
+        match (line.strip_prefix(' '), types.last_mut()) {
+            (Some(line), Some(owner)) => owner.fields.push(field(line, owner, &by_name)),
+            _ => types.push(Type { name: line, special: Special::of(line), fields: Vec::new() }),
+        }
+    }
+    Table { types, by_name }
+}
+
+/// The table is part of the program: a line that cannot be read is a defect that every test meets.
+fn field(line: &'static str, owner: &Type, by_name: &HashMap<&'static str, usize>) -> Field {
+    let mut words = line.split(' ');
+    let mut word = || words.next().unwrap_or_default();
+    let number = word().parse().expect("a field's number");
+    let json = word();
+    let label = match word() {
+        "one" => Label::One,
+        "repeated" => Label::Repeated,
+        "map" => Label::Map,
+        "inline" => Label::Inline,
+        other => unreachable!("label {other:?} in the table"),
+    };
+    let kind = match word() {
+        "string" => Kind::String,
+        "bytes" if owner.special == Some(Special::Json) => Kind::Json,
+        "bytes" => Kind::Bytes,
+        "bool" => Kind::Bool,
+        "int32" => Kind::Int32,
+        "int64" => Kind::Int64,
+        "double" => Kind::Double,
+        "message" => Kind::Message(by_name[word()]),
+        other => unreachable!("kind {other:?} in the table"),
+    };
+    let owner = owner.name.rsplit('.').next().unwrap_or_default();
+    let keeps_zero = match kind {
+        Kind::String | Kind::Bytes => zeroes::is_optional_text(owner, json),
+        _ => !zeroes::is_plain(owner, json),
+    };
+    Field { number, json, label, kind, keeps_zero }
+}

@@ -1,0 +1,212 @@
+//! The control plane: store, cache, API server, scheduler, controllers.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use jiff::{SignedDuration, Timestamp};
+use rand::SeedableRng;
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+use wharf_apiserver::allocate::Allocators;
+use wharf_apiserver::allocate::service::{Cidr, NODE_PORTS, Services};
+use wharf_apiserver::{ApiServer, NodeClient, bootstrap, listen};
+use wharf_auth::User;
+use wharf_auth::allowlist::AllowList;
+use wharf_auth::kubeconfig::Kubeconfig;
+use wharf_auth::pki::{Identity, Pki, ServerNames};
+use wharf_auth::union::Union;
+use wharf_cache::Cache;
+use wharf_client::{Client, Clock, Informers, Manager, Recorder, transport};
+use wharf_registry::{Table, builtin};
+use wharf_scheduler::{Scheduler, plugins};
+use wharf_store::RedbStore;
+use wharf_types::Gvr;
+
+use crate::data::DataDir;
+use crate::process;
+
+/// How long everything may take to end after a signal.
+const STOP_LIMIT: Duration = Duration::from_secs(15);
+/// Where in the service range the `kubernetes` Service and the DNS server are.
+const API_PLACE: u32 = 1;
+const DNS_PLACE: u32 = 10;
+
+#[derive(Args, Clone, Debug)]
+pub struct ServerArgs {
+    /// Where the API server listens; port 0 picks a free one
+    #[arg(long, default_value = "127.0.0.1:6443")]
+    pub listen: SocketAddr,
+    /// Service addresses; rootless ones lie in 127.96.0.0/12
+    #[arg(long, default_value = "127.96.0.0/12")]
+    pub service_cidr: Cidr,
+    /// More names and addresses for the API server's certificate
+    #[arg(long = "tls-san")]
+    pub names: Vec<String>,
+    /// Seconds that a node may be silent until its pods are moved
+    #[arg(long = "node-monitor-grace-period", value_name = "SECONDS", default_value_t = 50)]
+    pub node_grace_s: u32,
+}
+
+/// A control plane that runs.
+pub struct Running {
+    pub pki: Arc<Pki>,
+    pub url: String,
+    pub kubeconfig: PathBuf,
+    pub dns_ip: IpAddr,
+    api: Arc<ApiServer>,
+    store: Arc<RedbStore>,
+    feed: Feed,
+    tasks: JoinSet<()>,
+}
+
+/// The task that takes commits from the store into the cache. It must outlive whatever writes.
+struct Feed {
+    until: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Feed {
+    fn start(cache: Arc<Cache>) -> Self {
+        let until = CancellationToken::new();
+        let cancel = until.clone();
+        Self { until, task: tokio::spawn(async move { cache.run(cancel).await }) }
+    }
+
+    async fn stop(self) {
+        self.until.cancel();
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the cache's task died");
+        }
+    }
+}
+
+impl Running {
+    /// A client in this process, through the whole request stack, as `user`.
+    pub fn client(&self, user: User) -> Client {
+        transport::from_service(self.api.service_for(user))
+    }
+
+    /// Waits for the tasks to drain, then stops the cache and closes the store.
+    pub async fn stop(mut self) {
+        let drained = tokio::time::timeout(STOP_LIMIT, async { while self.tasks.join_next().await.is_some() {} }).await;
+        if drained.is_err() {
+            tracing::warn!("the control plane did not end in time");
+        }
+        self.feed.stop().await;
+        self.store.close().await;
+    }
+}
+
+pub async fn start(data: &DataDir, args: &ServerArgs, cancel: CancellationToken) -> Result<Running> {
+    let now = Timestamp::now();
+    let listener = TcpListener::bind(args.listen).await.with_context(|| format!("listen on {}", args.listen))?;
+    let address = listener.local_addr().context("read the listener's address")?;
+    let mut tasks = JoinSet::new();
+
+    let store_path = data.store();
+    let open = tokio::task::spawn_blocking(move || RedbStore::open(store_path, wharf_store::Options::default()));
+    let store = Arc::new(open.await.context("open the store")?.context("open the store")?);
+    let cache = Cache::open(store.clone()).await.context("load the cache")?;
+    let feed = Feed::start(cache.clone());
+
+    let pki = Arc::new(Pki::open(&data.pki(), now).context("open the cluster's authority")?);
+    let (service_ip, dns_ip) =
+        (args.service_cidr.address(API_PLACE).into(), args.service_cidr.address(DNS_PLACE).into());
+    let api = api_server(args, cache, &pki, now).await?;
+    let leaf =
+        pki.api_server(&ServerNames::api_server(service_ip, Some(&process::hostname()?), &names(args, address)), now)?;
+    let listener = listen::Listener::new(listener, listen::tls(&pki, &leaf)?)?;
+    let (serving, until) = (api.clone(), cancel.clone());
+    tasks.spawn(async move { listener.run(serving, until).await });
+
+    let url = format!("https://{}", reachable(address));
+    Kubeconfig::ensure_admin(&data.kubeconfig(), &pki, &url, now).context("write the admin's kubeconfig")?;
+    let mut running = Running { pki, url, kubeconfig: data.kubeconfig(), dns_ip, api, store, feed, tasks };
+    let location = bootstrap::Location { service_ip, listener: reachable(address) };
+    bootstrap::ensure(&running.api, location).await.context("write the objects every cluster has")?;
+    running.tasks.spawn(bootstrap::keep(running.api.clone(), location, cancel.clone()));
+    Ok(with_loops(running, args, cancel))
+}
+
+/// Adds the scheduler and the controllers, each with an identity of its own.
+fn with_loops(mut running: Running, args: &ServerArgs, cancel: CancellationToken) -> Running {
+    let clock = Clock::system();
+
+    let client = running.client(User::new("system:kube-scheduler", &[]));
+    let informers = Informers::new(client.clone());
+    let (events, mut writer) = Recorder::new(client.clone(), "default-scheduler", clock.clone());
+    let scheduler = Scheduler::new(wharf_scheduler::Options {
+        client: client.clone(),
+        informers: informers.clone(),
+        framework: plugins::default(Box::new(plugins::ApiBind::new(client))),
+        name: "default-scheduler".to_owned(),
+        clock: clock.clone(),
+        events,
+    });
+    let until = cancel.clone();
+    running.tasks.spawn(async move { writer.run(until).await });
+    let until = cancel.clone();
+    running.tasks.spawn(async move {
+        scheduler.run(until).await;
+        informers.stop().await;
+    });
+
+    let client = running.client(User::new("system:kube-controller-manager", &[]));
+    let informers = Informers::new(client);
+    let mut manager = Manager::new();
+    let ca_pem = Some(running.pki.ca_pem().to_owned());
+    let node_grace = SignedDuration::from_secs(args.node_grace_s.into());
+    let options = wharf_controllers::Options { clock, ca_pem, node_grace, ..wharf_controllers::Options::default() };
+    wharf_controllers::register(&mut manager, &informers, options);
+    running.tasks.spawn(async move {
+        manager.run(cancel).await;
+        informers.stop().await;
+    });
+    running
+}
+
+async fn api_server(args: &ServerArgs, cache: Arc<Cache>, pki: &Pki, now: Timestamp) -> Result<Arc<ApiServer>> {
+    let services = Services::new(args.service_cidr, NODE_PORTS, Box::new(rand::rngs::StdRng::from_os_rng()));
+    let mut allocators = Allocators::default();
+    let gvr = Gvr { group: "".into(), version: "v1".into(), resource: "services".into() };
+    allocators.insert(gvr, Arc::new(services));
+    let options = wharf_apiserver::Options {
+        table: Arc::new(Table::new(builtin::rows())),
+        cache,
+        admission: wharf_admission::Chain::new(wharf_admission::plugins::ordered()),
+        authenticator: Arc::new(Union::built_in()),
+        authorizer: Arc::new(AllowList),
+        allocators,
+        nodes: Some(NodeClient::new(kubelet_tls(pki, now)?)),
+        clock: Arc::new(Timestamp::now),
+    };
+    ApiServer::new(options).await.context("load the API server's collections")
+}
+
+/// How the API server calls nodes: with a certificate of its own, to certificates of the cluster's authority.
+fn kubelet_tls(pki: &Pki, now: Timestamp) -> Result<rustls::ClientConfig> {
+    let leaf = pki.client(&Identity::new("system:apiserver", &[]), now)?;
+    let (chain, key) = leaf.chain()?;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(pki.ca_der()?).context("trust the cluster's authority")?;
+    rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .context("show the API server's certificate to nodes")
+}
+
+/// An address that a client on this machine can dial.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() { SocketAddr::new([127, 0, 0, 1].into(), address.port()) } else { address }
+}
+
+/// What clients may call the API server, beside the usual names.
+fn names(args: &ServerArgs, address: SocketAddr) -> Vec<String> {
+    let own = Some(address.ip()).filter(|ip| !ip.is_unspecified() && !ip.is_loopback()).map(|ip| ip.to_string());
+    args.names.iter().cloned().chain(own).collect()
+}

@@ -1,0 +1,112 @@
+//! Admission: what may change or refuse a write between authorization and the store.
+//!
+//! Source of the shape: `k8s.io/apiserver/pkg/admission`. A [`Plugin`] is one file; the [`Chain`] lists them in upstream's order.
+//! Invariants: every mutating plugin runs before any validating one; a plugin sees the object with its defaults;
+//! plugins read the cluster through [`Reader`] only, which is as fresh as the last acknowledged write.
+
+pub mod plugins;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use wharf_auth::User;
+use wharf_registry::{Row, Subresource};
+use wharf_types::{ApiError, BoxObject, Gvr};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Create,
+    Update,
+    Delete,
+    Connect,
+}
+
+/// One write that asks to be admitted.
+pub struct Attributes {
+    pub operation: Operation,
+    pub row: Arc<Row>,
+    pub subresource: Option<Subresource>,
+    /// None for cluster-scoped resources.
+    pub namespace: Option<String>,
+    /// Empty for a create with `generateName`, and for the whole of a collection.
+    pub name: String,
+    /// The new object: of the row's kind, or of the subresource's own (`Binding`, `Eviction`). None for a delete.
+    pub object: Option<BoxObject>,
+    /// What the write replaces or deletes.
+    pub old: Option<BoxObject>,
+    pub user: User,
+    pub dry_run: bool,
+}
+
+/// What plugins leave behind beside their verdict.
+#[derive(Debug, Default)]
+pub struct Notes {
+    /// Sent as `Warning` headers.
+    pub warnings: Vec<String>,
+    pub audit_annotations: BTreeMap<String, String>,
+}
+
+/// The cluster as the API server's cache has it.
+pub trait Reader: Send + Sync {
+    fn get(&self, gvr: &Gvr, namespace: Option<&str>, name: &str) -> Option<BoxObject>;
+    fn list(&self, gvr: &Gvr, namespace: Option<&str>) -> Vec<BoxObject>;
+}
+
+#[async_trait]
+pub trait Plugin: Send + Sync + 'static {
+    /// Upstream's name, as `--enable-admission-plugins` takes it.
+    fn name(&self) -> &'static str;
+
+    fn handles(&self, operation: Operation) -> bool;
+
+    async fn admit(&self, _write: &mut Attributes, _cluster: &dyn Reader, _notes: &mut Notes) -> Result<(), ApiError> {
+        Ok(())
+    }
+
+    async fn validate(&self, _write: &Attributes, _cluster: &dyn Reader, _notes: &mut Notes) -> Result<(), ApiError> {
+        Ok(())
+    }
+}
+
+/// Plugins in the order in which they run.
+#[derive(Default)]
+pub struct Chain {
+    plugins: Vec<Box<dyn Plugin>>,
+}
+
+impl Chain {
+    pub fn new(plugins: Vec<Box<dyn Plugin>>) -> Self {
+        Self { plugins }
+    }
+
+    /// The plugins that are on by default.
+    pub fn built_in() -> Self {
+        Self::new(plugins::ordered())
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.plugins.iter().map(|plugin| plugin.name())
+    }
+
+    pub fn handles(&self, operation: Operation) -> bool {
+        self.plugins.iter().any(|plugin| plugin.handles(operation))
+    }
+
+    /// Runs the mutating side of each plugin.
+    pub async fn admit(&self, write: &mut Attributes, cluster: &dyn Reader, notes: &mut Notes) -> Result<(), ApiError> {
+        let operation = write.operation;
+        for plugin in self.plugins.iter().filter(|plugin| plugin.handles(operation)) {
+            plugin.admit(write, cluster, notes).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs the validating side of each plugin.
+    pub async fn validate(&self, write: &Attributes, cluster: &dyn Reader, notes: &mut Notes) -> Result<(), ApiError> {
+        for plugin in self.plugins.iter().filter(|plugin| plugin.handles(write.operation)) {
+            plugin.validate(write, cluster, notes).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,160 @@
+//! Computes a pod's priority from the name of its class.
+//!
+//! Source: `plugin/pkg/admission/priority`. The two system classes are known without an object; other classes are looked up,
+//! and where the cluster has no PriorityClass that says `globalDefault`, the default is 0.
+
+use async_trait::async_trait;
+use wharf_types::k8s::api::core::v1::Pod;
+use wharf_types::k8s::api::scheduling::v1::PriorityClass;
+use wharf_types::{ApiError, Gvr};
+
+use crate::{Attributes, Notes, Operation, Plugin, Reader};
+
+const SYSTEM_CLASSES: &[(&str, i32)] =
+    &[("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
+const DEFAULT_PRIORITY: i32 = 0;
+const DEFAULT_PREEMPTION: &str = "PreemptLowerPriority";
+const PRIORITY_CLASSES: Gvr = Gvr {
+    group: std::borrow::Cow::Borrowed("scheduling.k8s.io"),
+    version: std::borrow::Cow::Borrowed("v1"),
+    resource: std::borrow::Cow::Borrowed("priorityclasses"),
+};
+
+pub struct Priority;
+
+#[async_trait]
+impl Plugin for Priority {
+    fn name(&self) -> &'static str {
+        "Priority"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        matches!(operation, Operation::Create | Operation::Update)
+    }
+
+    async fn admit(&self, write: &mut Attributes, cluster: &dyn Reader, _notes: &mut Notes) -> Result<(), ApiError> {
+        if !write.is("", "pods") {
+            return Ok(());
+        }
+        match write.operation {
+            Operation::Create => on_create(write, cluster),
+            _ => {
+                keep(write);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What a class stands for.
+struct Class {
+    name: Option<String>,
+    value: i32,
+    preemption: String,
+}
+
+fn on_create(write: &mut Attributes, cluster: &dyn Reader) -> Result<(), ApiError> {
+    let Some(spec) = write.new_as::<Pod>().and_then(|pod| pod.spec.as_ref()) else { return Ok(()) };
+    let class = match spec.priority_class_name.as_deref().filter(|name| !name.is_empty()) {
+        Some(name) => named(name, cluster)
+            .ok_or_else(|| write.forbidden(format_args!("no PriorityClass with name {name} was found")))?,
+        None => default(cluster),
+    };
+    if let Some(given) = spec.priority.filter(|given| *given != class.value) {
+        let why = format!(
+            "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {} from the given PriorityClass name",
+            class.value
+        );
+        return Err(write.forbidden(why));
+    }
+    if let Some(given) = spec.preemption_policy.as_deref().filter(|given| *given != class.preemption) {
+        let why = format!(
+            "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {} from the given PriorityClass name",
+            class.preemption
+        );
+        return Err(write.forbidden(why));
+    }
+    if let Some(spec) = write.new_as_mut::<Pod>().and_then(|pod| pod.spec.as_mut()) {
+        spec.priority = Some(class.value);
+        spec.preemption_policy = Some(class.preemption);
+        spec.priority_class_name = class.name;
+    }
+    Ok(())
+}
+
+/// An update that leaves the computed fields out means to keep them.
+fn keep(write: &mut Attributes) {
+    let Some(old) = write.old_as::<Pod>().and_then(|pod| pod.spec.as_ref()) else { return };
+    let (priority, preemption) = (old.priority, old.preemption_policy.clone());
+    if let Some(spec) = write.new_as_mut::<Pod>().and_then(|pod| pod.spec.as_mut()) {
+        spec.priority = spec.priority.or(priority);
+        spec.preemption_policy = spec.preemption_policy.take().or(preemption);
+    }
+}
+
+fn named(name: &str, cluster: &dyn Reader) -> Option<Class> {
+    if let Some((_, value)) = SYSTEM_CLASSES.iter().find(|(class, _)| *class == name) {
+        return Some(Class { name: Some(name.to_owned()), value: *value, preemption: DEFAULT_PREEMPTION.to_owned() });
+    }
+    cluster.get(&PRIORITY_CLASSES, None, name)?.downcast_ref().map(class)
+}
+
+/// Of several default classes the lowest counts, as upstream.
+fn default(cluster: &dyn Reader) -> Class {
+    let classes = cluster.list(&PRIORITY_CLASSES, None);
+    let defaults = classes.iter().filter_map(|object| object.downcast_ref::<PriorityClass>());
+    let lowest =
+        defaults.filter(|class| class.global_default == Some(true)).min_by_key(|class| class.value.unwrap_or_default());
+    lowest
+        .map_or_else(|| Class { name: None, value: DEFAULT_PRIORITY, preemption: DEFAULT_PREEMPTION.to_owned() }, class)
+}
+
+fn class(object: &PriorityClass) -> Class {
+    let preemption = object.preemption_policy.clone().unwrap_or_else(|| DEFAULT_PREEMPTION.to_owned());
+    Class { name: object.metadata.name.clone(), value: object.value.unwrap_or_default(), preemption }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Cluster, json, run, write};
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pod(spec: Value) -> Pod {
+        let mut all = json!({"containers": []});
+        all.as_object_mut().expect("object").extend(spec.as_object().expect("object").clone());
+        json(json!({"metadata": {"name": "web"}, "spec": all}))
+    }
+
+    async fn check(mut write: Attributes, expected: Result<(i32, &str), &str>) {
+        let verdict = run(&Priority, &mut write, &Cluster::default()).await;
+        let spec = write.new_as::<Pod>().and_then(|pod| pod.spec.clone()).expect("spec");
+        let got = verdict.map(|()| (spec.priority.unwrap_or(-1), spec.preemption_policy.unwrap_or_default()));
+        assert_eq!(
+            got.map_err(|error| error.message),
+            expected.map(|(value, policy)| (value, policy.to_owned())).map_err(str::to_owned)
+        );
+    }
+
+    #[tokio::test]
+    async fn the_class_decides_the_priority() {
+        let create = |spec| write(Operation::Create, "pods", pod(spec));
+        check(create(json!({})), Ok((0, "PreemptLowerPriority"))).await;
+        check(
+            create(json!({"priorityClassName": "system-node-critical"})),
+            Ok((2_000_001_000, "PreemptLowerPriority")),
+        )
+        .await;
+        let unknown = r#"pods "web" is forbidden: no PriorityClass with name fast was found"#;
+        check(create(json!({"priorityClassName": "fast"})), Err(unknown)).await;
+        let given = r#"pods "web" is forbidden: the integer value of priority (7) must not be provided in pod spec; priority admission controller computed 0 from the given PriorityClass name"#;
+        check(create(json!({"priority": 7})), Err(given)).await;
+        check(create(json!({"priority": 0})), Ok((0, "PreemptLowerPriority"))).await;
+    }
+
+    #[tokio::test]
+    async fn an_update_keeps_what_was_computed() {
+        let old = pod(json!({"priority": 5, "preemptionPolicy": "Never"}));
+        check(write(Operation::Update, "pods", pod(json!({}))).replacing(old), Ok((5, "Never"))).await;
+    }
+}

@@ -1,0 +1,231 @@
+//! What a cluster has before anybody has made anything: its namespaces and the `kubernetes` Service.
+//!
+//! Written through the API as `system:apiserver`, admission, validation and all. Idempotent: it reads, and writes what is
+//! missing or different. [`ensure`] does it once, before anybody is served; [`keep`] does it again when somebody takes it away.
+//! Source: `pkg/controlplane/controller/{systemnamespaces,kubernetesservice}`.
+//! Absent on purpose: several API servers behind one Service (the last one to start wins until there is a lease for each).
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use k8s_openapi::api::core::v1::{
+    EndpointAddress, EndpointPort as CorePort, EndpointSubset, Endpoints, Namespace, Service, ServicePort, ServiceSpec,
+};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::api::{Api, PostParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+use wharf_auth::User;
+use wharf_types::meta::ObjectMeta;
+
+use crate::server::ApiServer;
+
+/// Who writes it.
+pub const IDENTITY: &str = "system:apiserver";
+const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
+const SERVICE: &str = "kubernetes";
+const SERVICE_PORT: i32 = 443;
+const PORT_NAME: &str = "https";
+/// How often a write that meets another's is tried again.
+const ATTEMPTS: u32 = 5;
+
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} {kind} {name}")]
+pub struct Error {
+    operation: &'static str,
+    kind: String,
+    name: String,
+    #[source]
+    source: Box<kube::Error>,
+}
+
+/// Where the API server is found.
+#[derive(Clone, Copy, Debug)]
+pub struct Location {
+    /// The first address of the service range.
+    pub service_ip: IpAddr,
+    /// Where the listener is reached from pods.
+    pub listener: SocketAddr,
+}
+
+/// Makes what is missing.
+pub async fn ensure(server: &Arc<ApiServer>, at: Location) -> Result<(), Error> {
+    let client = Client::new(server.service_for(User::new(IDENTITY, &[])), "default");
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    for name in NAMESPACES {
+        let labels = BTreeMap::from([("kubernetes.io/metadata.name".to_owned(), (*name).to_owned())]);
+        let meta = ObjectMeta { name: Some((*name).to_owned()), labels: Some(labels), ..ObjectMeta::default() };
+        // One that is there is its owner's to change.
+        settle(&namespaces, Namespace { metadata: meta, ..Namespace::default() }, |_, _| true).await?;
+    }
+    let same_spec = |held: &Service, wanted: &Service| {
+        let facts = |service: &Service| {
+            let spec = service.spec.as_ref()?;
+            let port = spec.ports.as_ref()?.first()?;
+            Some((spec.cluster_ip.clone(), spec.ports.as_ref()?.len(), port.port, port.target_port.clone()))
+        };
+        facts(held) == facts(wanted)
+    };
+    settle(&Api::default_namespaced(client.clone()), service(at), same_spec).await?;
+    settle(&Api::default_namespaced(client.clone()), endpoints(at), |held: &Endpoints, wanted| {
+        held.subsets == wanted.subsets
+    })
+    .await?;
+    let same_slice =
+        |held: &EndpointSlice, wanted: &EndpointSlice| held.endpoints == wanted.endpoints && held.ports == wanted.ports;
+    settle(&Api::default_namespaced(client), slice(at), same_slice).await
+}
+
+/// Does it again whenever one of the objects goes or changes, until `cancel`.
+pub async fn keep(server: Arc<ApiServer>, at: Location, cancel: CancellationToken) {
+    let client = Client::new(server.service_for(User::new(IDENTITY, &[])), "default");
+    let by_name = watcher::Config::default().fields(&format!("metadata.name={SERVICE}"));
+    let pokes = stream::select_all([
+        pokes(Api::<Namespace>::all(client.clone()), watcher::Config::default()),
+        pokes(Api::<Service>::default_namespaced(client.clone()), by_name.clone()),
+        pokes(Api::<Endpoints>::default_namespaced(client.clone()), by_name.clone()),
+        pokes(Api::<EndpointSlice>::default_namespaced(client), by_name),
+    ]);
+    let work = pokes.for_each(async |()| {
+        if let Err(error) = ensure(&server, at).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "keep what every cluster has");
+        }
+    });
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        () = work => {}
+    }
+}
+
+/// Something happened to an object of the kind; what, is for [`ensure`] to see.
+fn pokes<K>(api: Api<K>, config: watcher::Config) -> BoxStream<'static, ()>
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    watcher(api, config)
+        .default_backoff()
+        .filter_map(async |event| match event {
+            Ok(watcher::Event::Apply(_) | watcher::Event::Delete(_) | watcher::Event::InitDone) => Some(()),
+            Ok(_) | Err(_) => None,
+        })
+        .boxed()
+}
+
+/// Creates the object, or replaces one that is not as wanted.
+async fn settle<K>(api: &Api<K>, wanted: K, same: impl Fn(&K, &K) -> bool) -> Result<(), Error>
+where
+    K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + Debug,
+{
+    let name = wanted.meta().name.clone().unwrap_or_default();
+    let failed = |operation| {
+        let (kind, name) = (K::kind(&()).into_owned(), name.clone());
+        move |source: kube::Error| Error { operation, kind, name, source: Box::new(source) }
+    };
+    let mut attempt = 1;
+    loop {
+        let write = match api.get_opt(&name).await.map_err(failed("get"))? {
+            Some(held) if same(&held, &wanted) => return Ok(()),
+            Some(held) => {
+                let mut next = wanted.clone();
+                next.meta_mut().resource_version = held.meta().resource_version.clone();
+                api.replace(&name, &PostParams::default(), &next).await.map_err(failed("update"))
+            }
+            None => api.create(&PostParams::default(), &wanted).await.map_err(failed("create")),
+        };
+        match write {
+            Ok(_) => return Ok(()),
+            Err(error) if attempt < ATTEMPTS && met_another(&error) => attempt += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// True when another writer came first.
+fn met_another(error: &Error) -> bool {
+    matches!(&*error.source, kube::Error::Api(status) if status.code == 409)
+}
+
+fn meta(labels: &[(&str, &str)]) -> ObjectMeta {
+    let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    ObjectMeta {
+        name: Some(SERVICE.to_owned()),
+        namespace: Some("default".to_owned()),
+        labels: Some(labels),
+        ..ObjectMeta::default()
+    }
+}
+
+fn service(at: Location) -> Service {
+    let address = at.service_ip.to_string();
+    let port = ServicePort {
+        name: Some(PORT_NAME.to_owned()),
+        port: SERVICE_PORT,
+        protocol: Some("TCP".to_owned()),
+        target_port: Some(IntOrString::Int(i32::from(at.listener.port()))),
+        ..ServicePort::default()
+    };
+    let spec = ServiceSpec {
+        cluster_ip: Some(address.clone()),
+        cluster_ips: Some(vec![address]),
+        ip_families: Some(vec![family(at.service_ip).to_owned()]),
+        ip_family_policy: Some("SingleStack".to_owned()),
+        ports: Some(vec![port]),
+        session_affinity: Some("None".to_owned()),
+        type_: Some("ClusterIP".to_owned()),
+        ..ServiceSpec::default()
+    };
+    Service {
+        metadata: meta(&[("component", "apiserver"), ("provider", "kubernetes")]),
+        spec: Some(spec),
+        ..Service::default()
+    }
+}
+
+fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+fn endpoints(at: Location) -> Endpoints {
+    let port = CorePort {
+        name: Some(PORT_NAME.to_owned()),
+        port: i32::from(at.listener.port()),
+        protocol: Some("TCP".to_owned()),
+        ..CorePort::default()
+    };
+    let subset = EndpointSubset {
+        addresses: Some(vec![EndpointAddress { ip: at.listener.ip().to_string(), ..EndpointAddress::default() }]),
+        ports: Some(vec![port]),
+        ..EndpointSubset::default()
+    };
+    // The slice below is written by hand, not mirrored from here.
+    let metadata = meta(&[("endpointslice.kubernetes.io/skip-mirror", "true")]);
+    Endpoints { metadata, subsets: Some(vec![subset]) }
+}
+
+fn slice(at: Location) -> EndpointSlice {
+    let port = EndpointPort {
+        name: Some(PORT_NAME.to_owned()),
+        port: Some(i32::from(at.listener.port())),
+        protocol: Some("TCP".to_owned()),
+        ..EndpointPort::default()
+    };
+    let endpoint = Endpoint {
+        addresses: vec![at.listener.ip().to_string()],
+        conditions: Some(EndpointConditions { ready: Some(true), ..EndpointConditions::default() }),
+        ..Endpoint::default()
+    };
+    EndpointSlice {
+        metadata: meta(&[("kubernetes.io/service-name", SERVICE)]),
+        address_type: family(at.listener.ip()).to_owned(),
+        endpoints: Some(vec![endpoint]),
+        ports: Some(vec![port]),
+    }
+}

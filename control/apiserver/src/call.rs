@@ -1,0 +1,158 @@
+//! One request that has been let in and routed: what every verb works on.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use jiff::Timestamp;
+use wharf_admission::{Attributes, Notes, Operation, Reader};
+use wharf_auth::User;
+use wharf_cache::{Collection, Entry};
+use wharf_registry::{Row, Subresource};
+use wharf_types::{ApiError, BoxObject, Gvr};
+
+use crate::query::Query;
+use crate::server::ApiServer;
+
+pub struct Call {
+    pub server: Arc<ApiServer>,
+    pub user: User,
+    pub row: Arc<Row>,
+    pub collection: Arc<Collection>,
+    pub subresource: Option<Subresource>,
+    /// None for cluster-scoped resources, and across all namespaces.
+    pub namespace: Option<String>,
+    /// Empty where the request names no object.
+    pub name: String,
+    pub query: Query,
+    pub headers: HeaderMap,
+    /// When the request began: one time for everything it writes.
+    pub now: Timestamp,
+    pub notes: Notes,
+}
+
+impl Call {
+    pub fn gvr(&self) -> &Gvr {
+        &self.row.gvr
+    }
+
+    pub fn key(&self) -> String {
+        self.row.key(self.namespace.as_deref(), &self.name)
+    }
+
+    pub fn not_found(&self) -> ApiError {
+        ApiError::not_found(self.gvr(), &self.name)
+    }
+
+    /// What the cache holds under the call's name.
+    pub fn current(&self) -> Option<Arc<Entry>> {
+        self.collection.get(&self.key())
+    }
+
+    pub fn existing(&self) -> Result<Arc<Entry>, ApiError> {
+        self.current().ok_or_else(|| self.not_found())
+    }
+
+    /// The same request about one object of the collection, with notes of its own.
+    pub fn about(&self, namespace: Option<&str>, name: &str) -> Self {
+        Self {
+            server: self.server.clone(),
+            user: self.user.clone(),
+            row: self.row.clone(),
+            collection: self.collection.clone(),
+            subresource: self.subresource,
+            namespace: namespace.map(str::to_owned),
+            name: name.to_owned(),
+            query: self.query.clone(),
+            headers: self.headers.clone(),
+            now: self.now,
+            notes: Notes::default(),
+        }
+    }
+
+    pub fn warn(&mut self, warnings: impl IntoIterator<Item = String>) {
+        self.notes.warnings.extend(warnings);
+    }
+
+    /// Reads what the cache holds.
+    pub fn decode(&self, entry: &Entry) -> Result<BoxObject, ApiError> {
+        decode_stored(&self.row, entry)
+    }
+
+    /// Runs the mutating plugins; the object gets its defaults again where one may have changed it.
+    pub async fn admit(&mut self, write: &mut Attributes) -> Result<(), ApiError> {
+        let server = self.server.clone();
+        if !server.admission.handles(write.operation) {
+            return Ok(());
+        }
+        server.admission.admit(write, &Cluster(&server), &mut self.notes).await?;
+        // A subresource's own object (`Binding`, `Eviction`) has no defaults.
+        if let Some(object) = write.object.as_deref_mut().filter(|_| has_own_kind(write.subresource)) {
+            self.row.kind.default(object);
+        }
+        Ok(())
+    }
+
+    /// Runs the validating plugins on a write that is otherwise ready.
+    pub async fn validate(&mut self, write: &Attributes) -> Result<(), ApiError> {
+        let server = self.server.clone();
+        if !server.admission.handles(write.operation) {
+            return Ok(());
+        }
+        server.admission.validate(write, &Cluster(&server), &mut self.notes).await
+    }
+
+    pub fn attributes(
+        &self,
+        operation: Operation,
+        object: Option<BoxObject>,
+        old: Option<BoxObject>,
+        dry_run: bool,
+    ) -> Attributes {
+        Attributes {
+            operation,
+            row: self.row.clone(),
+            subresource: self.subresource,
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            object,
+            old,
+            user: self.user.clone(),
+            dry_run,
+        }
+    }
+}
+
+/// True where what is written is an object of the row's kind.
+fn has_own_kind(subresource: Option<Subresource>) -> bool {
+    !matches!(subresource, Some(Subresource::Binding | Subresource::Eviction))
+}
+
+/// Reads what the cache holds. Failing means that the store's content is not ours.
+pub fn decode_stored(row: &Row, entry: &Entry) -> Result<BoxObject, ApiError> {
+    row.kind.decode_stored(&entry.bytes).map_err(|error| {
+        tracing::error!(key = %entry.key, %error, "a stored object cannot be read");
+        ApiError::internal(format!("read stored object {}: {error}", entry.key))
+    })
+}
+
+/// The cluster as admission plugins see it.
+pub struct Cluster<'a>(pub &'a ApiServer);
+
+impl Reader for Cluster<'_> {
+    fn get(&self, gvr: &Gvr, namespace: Option<&str>, name: &str) -> Option<BoxObject> {
+        let row = self.0.table.find(&gvr.group, &gvr.version, &gvr.resource)?;
+        let entry = self.0.collection(&row)?.get(&row.key(namespace, name))?;
+        decode_stored(&row, &entry).ok()
+    }
+
+    fn list(&self, gvr: &Gvr, namespace: Option<&str>) -> Vec<BoxObject> {
+        let Some(row) = self.0.table.find(&gvr.group, &gvr.version, &gvr.resource) else { return Vec::new() };
+        let prefix = match namespace {
+            Some(namespace) if row.namespaced() => format!("{}{namespace}/", row.prefix()),
+            _ => row.prefix(),
+        };
+        let Some(collection) = self.0.collection(&row) else { return Vec::new() };
+        let snapshot = collection.snapshot();
+        snapshot.range(&prefix, None).filter_map(|entry| decode_stored(&row, entry).ok()).collect()
+    }
+}

@@ -1,0 +1,35 @@
+//! The API server: the request stack and the verbs, written once over the resource table.
+//!
+//! A request passes, in an order that stands in [`server`] alone: identity → in-flight limit → authorization → route →
+//! decode → admission → commit → reply. Nothing but this crate touches the store.
+//! Absent on purpose: knowledge of kinds (the registry's strategies have it), decoding to serve a read.
+
+pub mod allocate;
+mod body;
+pub mod bootstrap;
+pub mod call;
+pub mod discovery;
+pub mod health;
+mod index;
+pub mod listen;
+mod measure;
+pub mod metrics;
+pub mod negotiate;
+pub mod node;
+pub mod nonresource;
+pub mod openapi;
+mod options;
+pub mod query;
+pub mod reply;
+pub mod request;
+pub mod route;
+pub mod server;
+mod subresource;
+mod table;
+mod verbs;
+pub mod version;
+
+pub use body::BODY_MAX;
+pub use node::NodeClient;
+pub use reply::Body;
+pub use server::{ApiServer, Clock, Options};

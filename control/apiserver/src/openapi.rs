@@ -1,0 +1,241 @@
+//! `/openapi/v2` and `/openapi/v3`: made from the table when somebody asks, kept until the table changes.
+//!
+//! A document is kept compressed, as nearly everyone wants it, for it takes megabytes otherwise. Version 2, which fewer clients
+//! read, is made on its own, as JSON and as protobuf. Hashes name content, so a client's copy stays good across restarts.
+//! Absent on purpose: version 3 as protobuf (a client that takes nothing else is told 406); schemas of custom resources
+//! come with their rows.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use serde_json::Value;
+use tokio::sync::{Mutex, OnceCell};
+use wharf_machinery::openapi::{self, Definitions, V2_PROTOBUF, V2_PROTOBUF_ACCEPTED};
+use wharf_registry::{Row, Subresource};
+use wharf_types::{ApiError, GroupVersion};
+
+use crate::discovery;
+use crate::nonresource;
+use crate::reply::{self, Body};
+
+const JSON: &str = "application/json";
+/// For a document asked for by its hash, which never changes.
+const FOREVER: &str = "public, immutable, max-age=31536000";
+
+/// The documents of a table.
+#[derive(Default)]
+pub struct Documents {
+    current: Mutex<Option<Arc<Built>>>,
+}
+
+/// What was made of these rows.
+struct Built {
+    rows: Vec<Arc<Row>>,
+    index: Document,
+    /// By path below `/openapi/v3/`.
+    v3: BTreeMap<String, Document>,
+    v2: OnceCell<Two>,
+}
+
+/// Version 2 in both of its forms.
+struct Two {
+    json: Document,
+    protobuf: Document,
+}
+
+#[derive(Clone)]
+struct Document {
+    content_type: &'static str,
+    packed: Bytes,
+    hash: String,
+}
+
+impl Document {
+    fn json(value: &Value) -> Self {
+        Self::new(JSON, value.to_string().as_bytes())
+    }
+
+    fn new(content_type: &'static str, bytes: &[u8]) -> Self {
+        let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 8), Compression::default());
+        // Writing to memory cannot fail.
+        let packed = encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("memory takes all bytes");
+        Self { content_type, packed: packed.into(), hash: openapi::hash(bytes) }
+    }
+
+    fn reply(&self, headers: &HeaderMap) -> Response<Body> {
+        if let Some(unchanged) = nonresource::unchanged(&self.hash, headers) {
+            return unchanged;
+        }
+        let mut response = if nonresource::reads_gzip(headers) {
+            let mut response = reply::bytes(StatusCode::OK, self.content_type, self.packed.clone());
+            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            response
+        } else {
+            let mut bytes = Vec::new();
+            // What was packed here unpacks.
+            GzDecoder::new(&*self.packed).read_to_end(&mut bytes).expect("packed bytes unpack");
+            reply::bytes(StatusCode::OK, self.content_type, bytes)
+        };
+        let headers = response.headers_mut();
+        headers.insert(header::ETAG, nonresource::entity_tag(&self.hash));
+        headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
+        response
+    }
+}
+
+impl Documents {
+    /// Answers `/openapi/REST`; none where there is no such document.
+    pub async fn answer(
+        &self,
+        rows: Vec<Arc<Row>>,
+        rest: &[&str],
+        request: &Parts,
+    ) -> Result<Option<Response<Body>>, ApiError> {
+        if !matches!(rest, ["v2"] | ["v3", ..]) {
+            return Ok(None);
+        }
+        let Some(form) = Form::accepted(&request.headers, rest == ["v2"]) else {
+            return Err(ApiError::not_acceptable(&[JSON]));
+        };
+        let built = self.built(rows).await?;
+        let document = match rest {
+            ["v2"] if form == Form::Protobuf => &built.v2().await?.protobuf,
+            ["v2"] => &built.v2().await?.json,
+            ["v3"] => &built.index,
+            [_, path @ ..] => match built.v3.get(&path.join("/")) {
+                Some(document) => return Ok(Some(by_hash(document, request))),
+                None => return Ok(None),
+            },
+            [] => return Ok(None),
+        };
+        Ok(Some(document.reply(&request.headers)))
+    }
+
+    async fn built(&self, rows: Vec<Arc<Row>>) -> Result<Arc<Built>, ApiError> {
+        let mut current = self.current.lock().await;
+        if let Some(built) = current.as_ref().filter(|built| same(&built.rows, &rows)) {
+            return Ok(built.clone());
+        }
+        let built = Arc::new(tokio::task::spawn_blocking(move || build(rows)).await.map_err(ApiError::internal)?);
+        *current = Some(built.clone());
+        Ok(built)
+    }
+}
+
+impl Built {
+    async fn v2(&self) -> Result<&Two, ApiError> {
+        let make = async || {
+            let resources = resources(&self.rows);
+            tokio::task::spawn_blocking(move || {
+                let document = openapi::v2(&resources, &Definitions::new());
+                let protobuf = Document::new(V2_PROTOBUF, &openapi::v2_protobuf(&document));
+                Two { json: Document::json(&document), protobuf }
+            })
+            .await
+        };
+        self.v2.get_or_try_init(make).await.map_err(ApiError::internal)
+    }
+}
+
+/// True for the very same rows: a row that changes is another one.
+fn same(a: &[Arc<Row>], b: &[Arc<Row>]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
+}
+
+fn build(rows: Vec<Arc<Row>>) -> Built {
+    let resources = resources(&rows);
+    let groups = discovery::groups(&rows);
+    let versions: Vec<&GroupVersion> =
+        groups.iter().flat_map(|group| &group.versions).map(|version| &version.group_version).collect();
+    let documents: Vec<Document> =
+        versions.iter().map(|version| Document::json(&openapi::v3(version, &resources, &Definitions::new()))).collect();
+    let index =
+        openapi::v3_index(versions.iter().zip(&documents).map(|(version, held)| (*version, held.hash.as_str())));
+    let v3 = versions.iter().map(|version| openapi::v3_path(version)).zip(documents).collect();
+    let index = Document::json(&index);
+    Built { rows, index, v3, v2: OnceCell::new() }
+}
+
+/// A document asked for by its hash may be kept for good; one asked for by another has moved.
+fn by_hash(document: &Document, request: &Parts) -> Response<Body> {
+    let query = request.uri.query().unwrap_or_default();
+    let asked = query.split('&').find_map(|pair| pair.strip_prefix("hash=")).filter(|hash| !hash.is_empty());
+    match asked {
+        Some(hash) if hash != document.hash => {
+            let mut response = reply::bytes(StatusCode::MOVED_PERMANENTLY, "text/plain; charset=utf-8", Bytes::new());
+            let location = format!("{}?hash={}", request.uri.path(), document.hash);
+            if let Ok(location) = HeaderValue::from_str(&location) {
+                response.headers_mut().insert(header::LOCATION, location);
+            }
+            response
+        }
+        asked => {
+            let mut response = document.reply(&request.headers);
+            if asked.is_some() {
+                response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(FOREVER));
+            }
+            response
+        }
+    }
+}
+
+/// The form of a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Json,
+    Protobuf,
+}
+
+impl Form {
+    /// The first that the client takes and the document has.
+    fn accepted(headers: &HeaderMap, protobuf: bool) -> Option<Self> {
+        if !headers.contains_key(header::ACCEPT) {
+            return Some(Form::Json);
+        }
+        let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let mut media =
+            accepted.flat_map(|value| value.split(',')).map(|clause| clause.split(';').next().unwrap_or_default());
+        media.find_map(|media| match media.trim() {
+            JSON | "application/*" | "*/*" | "" => Some(Form::Json),
+            media if protobuf && V2_PROTOBUF_ACCEPTED.contains(&media) => Some(Form::Protobuf),
+            _ => None,
+        })
+    }
+}
+
+fn resources(rows: &[Arc<Row>]) -> Vec<openapi::Resource> {
+    rows.iter().map(|row| resource(row)).collect()
+}
+
+fn resource(row: &Row) -> openapi::Resource {
+    openapi::Resource {
+        gvr: row.gvr.clone(),
+        gvk: row.gvk.clone(),
+        namespaced: row.namespaced(),
+        verbs: discovery::verbs(row, None),
+        schema: row.kind.schema_name(),
+        subresources: discovery::subresources(row).into_iter().map(|which| subresource(row, which)).collect(),
+    }
+}
+
+fn subresource(row: &Row, which: Subresource) -> openapi::Subresource {
+    let (gvk, verbs) = (discovery::kind(row, which), discovery::verbs(row, Some(which)));
+    let (verbs, body) = match which {
+        Subresource::Exec | Subresource::Attach | Subresource::PortForward | Subresource::Proxy => {
+            (vec!["connect"], None)
+        }
+        Subresource::Log => (verbs, None),
+        _ => {
+            let schema = if gvk == row.gvk { row.kind.schema_name() } else { wharf_machinery::schema::type_name(&gvk) };
+            (verbs, Some((gvk, schema)))
+        }
+    };
+    openapi::Subresource { name: which.name().to_owned(), verbs, body }
+}

@@ -1,0 +1,307 @@
+//! Bodies and replies: what a verb has to say, in the representation that the client accepts.
+//!
+//! A stored object is not read to serve it as JSON: its bytes go out as the cache holds them.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use serde_json::value::RawValue;
+use wharf_cache::Entry;
+use wharf_machinery::protobuf;
+use wharf_registry::Row;
+use wharf_store::Revision;
+use wharf_types::ApiError;
+
+use crate::call::Call;
+use crate::negotiate::{self, Accepted, Encoding, Form, Place};
+use crate::table;
+
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The one type of body that goes in and out.
+pub type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// Replies of at least this many bytes are compressed for clients that can unpack them: upstream's threshold.
+const GZIP_MIN: usize = 128 * 1024;
+/// Bytes of all warnings of one reply together; those that do not fit are left out.
+const WARNINGS_MAX: usize = 4096;
+/// Bytes that a list takes beside its items.
+const LIST_HEAD: usize = 256;
+
+/// What a verb answers with.
+pub enum Reply {
+    /// An object of the row's kind.
+    Object {
+        code: StatusCode,
+        bytes: Bytes,
+    },
+    /// Another kind's JSON, which has no Table: `Status`, `Scale`, …
+    Plain {
+        code: StatusCode,
+        bytes: Bytes,
+    },
+    List(List),
+    /// Already in its final form: a stream.
+    Stream(Response<Body>),
+}
+
+/// Part of a collection at one revision.
+pub struct List {
+    pub revision: Revision,
+    pub entries: Vec<Arc<Entry>>,
+    pub continue_token: Option<String>,
+    pub remaining: Option<usize>,
+}
+
+impl Reply {
+    pub fn plain(code: StatusCode, value: &impl serde::Serialize) -> Self {
+        Reply::Plain { code, bytes: encode(value).into() }
+    }
+}
+
+fn encode(value: &impl serde::Serialize) -> Vec<u8> {
+    // Replies are built from structs and maps with string keys only.
+    serde_json::to_vec(value).expect("a reply serialises to JSON")
+}
+
+/// Turns a verb's answer into what goes over the wire.
+pub fn render(call: &Call, reply: Reply) -> Result<Response<Body>, ApiError> {
+    let headers = &call.headers;
+    let mut response = match reply {
+        Reply::Stream(response) => response,
+        Reply::Plain { code, bytes } => finish(code, bytes, negotiate::negotiate(headers, Place::Plain)?, headers)?,
+        Reply::Object { code, bytes } => {
+            let accepted = negotiate::negotiate(headers, Place::Whole)?;
+            finish(code, shape_object(call, bytes, accepted.form)?, accepted, headers)?
+        }
+        Reply::List(list) => {
+            let accepted = negotiate::negotiate(headers, Place::Whole)?;
+            finish(StatusCode::OK, shape_list(call, &list, accepted.form)?, accepted, headers)?
+        }
+    };
+    add_warnings(&mut response, &call.notes.warnings);
+    Ok(response)
+}
+
+fn shape_object(call: &Call, bytes: Bytes, form: Form) -> Result<Bytes, ApiError> {
+    match form {
+        Form::Object => Ok(bytes),
+        Form::Partial => partial(&bytes).map(Bytes::from),
+        Form::Table => {
+            let include = table::Include::parse(&call.query)?;
+            let object = call.row.kind.decode_stored(&bytes).map_err(ApiError::internal)?;
+            let mut out = Vec::new();
+            let revision = object.meta().resource_version.clone().unwrap_or_default();
+            table::head(&mut out, &table::ListMeta { revision: &revision, ..Default::default() });
+            table::columns(&mut out, &call.row);
+            table::rows(&mut out, &call.row, include, call.now, [&bytes[..]])?;
+            out.push(b'}');
+            Ok(out.into())
+        }
+        Form::PartialList => Err(ApiError::not_acceptable(negotiate::SERVED)),
+    }
+}
+
+fn shape_list(call: &Call, list: &List, form: Form) -> Result<Bytes, ApiError> {
+    let revision = list.revision.to_string();
+    let meta = table::ListMeta {
+        revision: &revision,
+        continue_token: list.continue_token.as_deref(),
+        remaining: list.remaining,
+    };
+    let items: usize = list.entries.iter().map(|entry| entry.bytes.len() + 1).sum();
+    let mut out = Vec::with_capacity(items + LIST_HEAD);
+    match form {
+        Form::Object => {
+            let api_version = call.row.gvk.group_version().to_string();
+            table::list_head(&mut out, &call.row.list_kind, &api_version, &meta);
+            let own = type_fields(&call.row);
+            join(&mut out, &list.entries, |out, entry| {
+                // Items of a typed list do not repeat their type.
+                match entry.bytes.strip_prefix(own.as_bytes()) {
+                    Some(rest) => {
+                        out.push(b'{');
+                        out.extend_from_slice(rest);
+                    }
+                    None => out.extend_from_slice(&entry.bytes),
+                }
+                Ok(())
+            })?;
+            out.extend_from_slice(b"]}");
+        }
+        Form::PartialList => {
+            table::list_head(&mut out, "PartialObjectMetadataList", "meta.k8s.io/v1", &meta);
+            join(&mut out, &list.entries, |out, entry| write_partial(out, &entry.bytes))?;
+            out.extend_from_slice(b"]}");
+        }
+        Form::Table => {
+            let include = table::Include::parse(&call.query)?;
+            table::head(&mut out, &meta);
+            table::columns(&mut out, &call.row);
+            table::rows(&mut out, &call.row, include, call.now, list.entries.iter().map(|entry| &entry.bytes[..]))?;
+            out.push(b'}');
+        }
+        Form::Partial => return Err(ApiError::not_acceptable(negotiate::SERVED)),
+    }
+    Ok(out.into())
+}
+
+/// How the bytes of the row's objects start.
+fn type_fields(row: &Row) -> String {
+    format!(r#"{{"apiVersion":"{}","kind":"{}","#, row.gvk.group_version(), row.gvk.kind)
+}
+
+fn join<T>(
+    out: &mut Vec<u8>,
+    items: &[T],
+    mut write: impl FnMut(&mut Vec<u8>, &T) -> Result<(), ApiError>,
+) -> Result<(), ApiError> {
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write(out, item)?;
+    }
+    Ok(())
+}
+
+#[derive(serde::Deserialize)]
+struct OnlyMetadata<'a> {
+    #[serde(borrow)]
+    metadata: &'a RawValue,
+}
+
+/// The object's metadata as `PartialObjectMetadata`.
+pub fn partial(object: &[u8]) -> Result<Vec<u8>, ApiError> {
+    let mut out = Vec::new();
+    write_partial(&mut out, object)?;
+    Ok(out)
+}
+
+pub fn write_partial(out: &mut Vec<u8>, object: &[u8]) -> Result<(), ApiError> {
+    let OnlyMetadata { metadata } = serde_json::from_slice(object).map_err(ApiError::internal)?;
+    out.extend_from_slice(br#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":"#);
+    out.extend_from_slice(metadata.get().as_bytes());
+    out.push(b'}');
+    Ok(())
+}
+
+/// Encodes and, where it pays, compresses.
+fn finish(
+    code: StatusCode,
+    json: Bytes,
+    accepted: Accepted,
+    headers: &http::HeaderMap,
+) -> Result<Response<Body>, ApiError> {
+    let mut encoding = accepted.encoding;
+    let body = match encoding {
+        Encoding::Json if accepted.pretty => indented(&json)?,
+        Encoding::Json => json,
+        Encoding::Yaml => yaml(&json)?,
+        Encoding::Protobuf => match as_protobuf(&json)? {
+            Some(encoded) => encoded,
+            None => {
+                encoding = Encoding::Json;
+                json
+            }
+        },
+    };
+    let zip = body.len() >= GZIP_MIN && negotiate::accepts_gzip(headers);
+    let mut response = if zip {
+        let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::new(1));
+        encoder.write_all(&body).and_then(|()| encoder.finish()).map_err(ApiError::internal).map(|packed| {
+            let mut response = bytes(code, encoding.content_type(), packed);
+            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            response
+        })?
+    } else {
+        bytes(code, encoding.content_type(), body)
+    };
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
+    Ok(response)
+}
+
+fn indented(json: &[u8]) -> Result<Bytes, ApiError> {
+    let value: serde_json::Value = serde_json::from_slice(json).map_err(ApiError::internal)?;
+    let mut out = serde_json::to_vec_pretty(&value).map_err(ApiError::internal)?;
+    out.push(b'\n');
+    Ok(out.into())
+}
+
+fn yaml(json: &[u8]) -> Result<Bytes, ApiError> {
+    let value: serde_json::Value = serde_json::from_slice(json).map_err(ApiError::internal)?;
+    Ok(serde_yaml::to_string(&value).map_err(ApiError::internal)?.into())
+}
+
+/// An object or list in protobuf; none where protobuf does not know its kind, which then stays JSON.
+fn as_protobuf(json: &[u8]) -> Result<Option<Bytes>, ApiError> {
+    let value: serde_json::Value = serde_json::from_slice(json).map_err(ApiError::internal)?;
+    match protobuf::encode_object(&value) {
+        Ok(encoded) => Ok(Some(encoded.into())),
+        Err(protobuf::Error::Kind { .. }) => Ok(None),
+        Err(error) => Err(ApiError::internal(error)),
+    }
+}
+
+/// A refusal, with what was to be warned of before it came to that.
+pub fn refuse(call: &Call, why: &ApiError) -> Response<Body> {
+    let mut response = error(why);
+    let accepted = negotiate::negotiate(&call.headers, Place::Plain);
+    if accepted.is_ok_and(|accepted| accepted.encoding == Encoding::Protobuf)
+        && let Ok(Some(encoded)) = as_protobuf(&encode(&why.status()))
+    {
+        *response.body_mut() = full(encoded);
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(protobuf::MEDIA_TYPE));
+    }
+    add_warnings(&mut response, &call.notes.warnings);
+    response
+}
+
+/// `Warning: 299 - "…"`, once each.
+fn add_warnings(response: &mut Response<Body>, warnings: &[String]) {
+    let (mut seen, mut room) = (std::collections::BTreeSet::new(), WARNINGS_MAX);
+    for warning in warnings {
+        if warning.len() > room || !seen.insert(warning) {
+            continue;
+        }
+        let clean: String = warning.chars().filter(|c| !c.is_control()).collect();
+        let quoted = clean.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
+            room -= warning.len();
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+}
+
+/// A body that is there as a whole.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A reply of these bytes.
+pub fn bytes(code: StatusCode, content_type: &'static str, bytes: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(full(bytes));
+    *response.status_mut() = code;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// A value as JSON.
+pub fn json(code: StatusCode, value: &impl serde::Serialize) -> Response<Body> {
+    bytes(code, "application/json", encode(value))
+}
+
+/// A refusal as a `Status`.
+pub fn error(error: &ApiError) -> Response<Body> {
+    let code = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = json(code, &error.status());
+    if let Some(seconds) = error.details.as_ref().and_then(|details| details.retry_after_seconds) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}

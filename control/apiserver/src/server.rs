@@ -1,0 +1,401 @@
+//! The server: what it is made of, and the order in which a request passes through it.
+//!
+//! Source of the order: `DefaultBuildHandlerChain` upstream. Invariants: a write that has begun is finished even if its client
+//! goes away, so what it allocated is never given back under a committed object; a panic ends one request, not the server.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures::FutureExt;
+use http::request::Parts;
+use http::{HeaderValue, Request, Response, header};
+use http_body_util::BodyExt;
+use jiff::Timestamp;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wharf_admission::Chain;
+use wharf_auth::{Authenticator, Authorizer, Decision, MASTERS, User};
+use wharf_cache::{Cache, Collection};
+use wharf_registry::{Row, Table};
+use wharf_types::{ApiError, Gvr};
+
+use crate::allocate::Allocators;
+use crate::call::{Call, decode_stored};
+use crate::health::{Check, Health};
+use crate::index;
+use crate::measure;
+use crate::metrics::{Metrics, Observed, ObservedResource, Under};
+use crate::node::NodeClient;
+use crate::nonresource;
+use crate::openapi;
+use crate::options::go_duration;
+use crate::query::Query;
+use crate::reply::{self, Body};
+use crate::request::{Info, Resource, Target, URI_MAX, Verb};
+use crate::route;
+
+/// How long a request may take that is no stream: upstream's `--request-timeout`.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Reads under way at once: upstream's `--max-requests-inflight`.
+pub const READS_MAX: usize = 400;
+/// Writes under way at once: upstream's `--max-mutating-requests-inflight`.
+pub const WRITES_MAX: usize = 200;
+/// What a client is told to wait where that is not enough.
+const RETRY_AFTER_S: i32 = 1;
+
+/// Tells the time.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// What a server is made of.
+pub struct Options {
+    pub table: Arc<Table>,
+    pub cache: Arc<Cache>,
+    pub admission: Chain,
+    pub authenticator: Arc<dyn Authenticator>,
+    pub authorizer: Arc<dyn Authorizer>,
+    pub allocators: Allocators,
+    /// How nodes are called; none where nothing is streamed from them.
+    pub nodes: Option<NodeClient>,
+    pub clock: Clock,
+}
+
+pub struct ApiServer {
+    pub table: Arc<Table>,
+    pub cache: Arc<Cache>,
+    pub admission: Chain,
+    pub authenticator: Arc<dyn Authenticator>,
+    pub authorizer: Arc<dyn Authorizer>,
+    pub allocators: Allocators,
+    pub nodes: Option<NodeClient>,
+    pub clock: Clock,
+    pub health: Health,
+    pub metrics: Metrics,
+    pub openapi: openapi::Documents,
+    collections: ArcSwap<HashMap<Gvr, Arc<Collection>>>,
+    reads: Arc<Semaphore>,
+    writes: Arc<Semaphore>,
+}
+
+/// A request under way, until it is dropped.
+struct InFlight {
+    _place: Option<OwnedSemaphorePermit>,
+    _counted: Under,
+}
+
+/// The identity of an in-process client. The type is private to this file, so no listener can set it.
+#[derive(Clone)]
+struct InProcess(User);
+
+impl ApiServer {
+    /// Loads every row's collection from the store. The cache must be running.
+    pub async fn new(options: Options) -> Result<Arc<Self>, wharf_cache::Error> {
+        let Options { table, cache, admission, authenticator, authorizer, allocators, nodes, clock } = options;
+        let health = Health::default();
+        // Named as upstream's, which monitoring asks for by name.
+        health.add(Check::new("etcd", {
+            let cache = cache.clone();
+            move || if cache.is_feeding() { Ok(()) } else { Err("the watch cache has lost the store".to_owned()) }
+        }));
+        let server = Arc::new(Self {
+            table,
+            cache,
+            admission,
+            authenticator,
+            authorizer,
+            allocators,
+            nodes,
+            clock,
+            health,
+            metrics: Metrics::default(),
+            openapi: openapi::Documents::default(),
+            collections: ArcSwap::default(),
+            reads: Arc::new(Semaphore::new(READS_MAX)),
+            writes: Arc::new(Semaphore::new(WRITES_MAX)),
+        });
+        for row in server.table.all() {
+            server.serve(&row).await?;
+        }
+        Ok(server)
+    }
+
+    /// Loads a row's collection, and tells its allocator what is held already. A row is served from then on.
+    pub async fn serve(&self, row: &Row) -> Result<(), wharf_cache::Error> {
+        let collection = self.cache.collection(&row.prefix(), index::index(row)).await?;
+        if let Some(allocator) = self.allocators.get(&row.gvr) {
+            let snapshot = collection.snapshot();
+            let objects = snapshot.range("", None).filter_map(|entry| decode_stored(row, entry).ok());
+            allocator.seed(&objects.collect::<Vec<_>>());
+        }
+        self.collections.rcu(|held| {
+            let mut collections = HashMap::clone(held);
+            collections.insert(row.gvr.clone(), collection.clone());
+            collections
+        });
+        Ok(())
+    }
+
+    /// Where a row's objects are; none if it is not served yet.
+    pub fn collection(&self, row: &Row) -> Option<Arc<Collection>> {
+        self.collections.load().get(&row.gvr).cloned()
+    }
+
+    /// Answers one request. This is the order of things.
+    pub async fn handle(self: &Arc<Self>, request: Request<Body>) -> Response<Body> {
+        let began = Instant::now();
+        let id = audit_id(&request);
+        let (parts, body) = request.into_parts();
+        let query = Query::parse(parts.uri.query().unwrap_or_default());
+        let info = Info::parse(&parts.method, parts.uri.path(), &query);
+        let labels = measure::labels(&self.table, &info, &query);
+        let answered = AssertUnwindSafe(self.answer(parts, body, query, &info)).catch_unwind().await;
+        let mut response = match answered {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => reply::error(&error),
+            Err(_) => {
+                tracing::error!(path = info.path, "a handler panicked");
+                reply::error(&panicked())
+            }
+        };
+        let headers = response.headers_mut();
+        headers.insert("audit-id", id);
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        let took = (!info.long_running()).then(|| began.elapsed());
+        self.metrics.answered(&labels, response.status().as_u16(), took);
+        if info.long_running() && response.status().is_success() {
+            response = measure::while_it_lasts(response, self.metrics.long_running(&labels));
+        }
+        response
+    }
+
+    async fn answer(
+        self: &Arc<Self>,
+        parts: Parts,
+        body: Body,
+        query: Query,
+        info: &Info,
+    ) -> Result<Response<Body>, ApiError> {
+        let length = parts.uri.path_and_query().map_or(0, |text| text.as_str().len());
+        if length > URI_MAX {
+            return Err(ApiError::new(
+                414,
+                "",
+                format!("the request's path and query are longer than {URI_MAX} bytes"),
+            ));
+        }
+        let limit = time_limit(info, &query)?;
+        let user = self.identify(&parts).await?;
+        let place = self.admit_load(info, &user)?;
+        self.authorize(&user, info).await?;
+        let work = self.serve_one(parts, body, query, info, user, place);
+        match limit {
+            None => work.await,
+            Some(limit) => tokio::time::timeout(limit, work)
+                .await
+                .unwrap_or_else(|_| Err(ApiError::timeout("request did not complete within the allotted timeout"))),
+        }
+    }
+
+    /// From here on the request is allowed.
+    async fn serve_one(
+        self: &Arc<Self>,
+        parts: Parts,
+        body: Body,
+        query: Query,
+        info: &Info,
+        user: User,
+        place: Option<InFlight>,
+    ) -> Result<Response<Body>, ApiError> {
+        let Target::Resource(resource) = &info.target else {
+            return nonresource::answer(self, &parts).await?.ok_or_else(ApiError::no_such_path);
+        };
+        let call = self.call(parts, query, info, resource, user)?;
+        if !info.verb.mutates() {
+            return run(call, info.verb, Bytes::new(), place).await;
+        }
+        // The body comes at its client's pace; only what follows is nobody's to break off.
+        let bytes = crate::body::read(body).await?;
+        finish_regardless(run(call, info.verb, bytes, place)).await
+    }
+
+    fn call(
+        self: &Arc<Self>,
+        parts: Parts,
+        query: Query,
+        info: &Info,
+        resource: &Resource,
+        user: User,
+    ) -> Result<Call, ApiError> {
+        let route = route::resolve(&self.table, resource, info.verb)?;
+        Ok(Call {
+            server: self.clone(),
+            user,
+            collection: self.collection(&route.row).ok_or_else(ApiError::no_such_path)?,
+            row: route.row,
+            subresource: route.subresource,
+            namespace: route.namespace,
+            name: route.name,
+            query,
+            headers: parts.headers,
+            now: (self.clock)(),
+            notes: Default::default(),
+        })
+    }
+
+    async fn identify(&self, parts: &Parts) -> Result<User, ApiError> {
+        if let Some(InProcess(user)) = parts.extensions.get() {
+            return Ok(user.clone());
+        }
+        match self.authenticator.authenticate(parts).await {
+            Ok(Some(user)) => Ok(user),
+            Ok(None) => Err(ApiError::unauthorized()),
+            Err(error) => {
+                tracing::info!(path = parts.uri.path(), %error, "refused credentials");
+                Err(ApiError::unauthorized())
+            }
+        }
+    }
+
+    /// A place among the requests under way. Streams need none, and masters get in when there is none.
+    fn admit_load(&self, info: &Info, user: &User) -> Result<Option<InFlight>, ApiError> {
+        if info.long_running() {
+            return Ok(None);
+        }
+        let mutating = info.verb.mutates();
+        let places = if mutating { &self.writes } else { &self.reads };
+        let place = places.clone().try_acquire_owned().ok();
+        if place.is_none() && !user.in_group(MASTERS) {
+            self.metrics.rejected(mutating);
+            return Err(ApiError::too_many_requests("Too many requests, please try again later.", RETRY_AFTER_S));
+        }
+        Ok(Some(InFlight { _place: place, _counted: self.metrics.in_flight(mutating) }))
+    }
+
+    async fn authorize(&self, user: &User, info: &Info) -> Result<(), ApiError> {
+        let attributes = info.attributes();
+        let why = match self.authorizer.authorize(user, &attributes).await {
+            Decision::Allow => return Ok(()),
+            Decision::Deny(why) | Decision::NoOpinion(why) => why,
+        };
+        let mut message = attributes.refusal(user);
+        if !why.is_empty() {
+            message += &format!(": {why}");
+        }
+        let gvr = Gvr {
+            group: attributes.group.into(),
+            version: attributes.version.into(),
+            resource: attributes.resource.into(),
+        };
+        Err(ApiError::forbidden(&gvr, &attributes.name, message))
+    }
+
+    /// What the metrics tell of stored objects and watchers.
+    pub async fn observe(&self) -> Observed {
+        let collections = self.collections.load();
+        let resource = |(gvr, collection): (&Gvr, &Arc<Collection>)| ObservedResource {
+            group: gvr.group.clone(),
+            resource: gvr.resource.clone(),
+            objects: collection.len(),
+            watchers: collection.watchers(),
+        };
+        Observed {
+            resources: collections.iter().map(resource).collect(),
+            cache_revision: self.cache.revision().0,
+            store_bytes: self.cache.store().size_bytes().await.unwrap_or_default(),
+        }
+    }
+
+    /// A transport for `kube::Client` in this process: the whole stack but TLS, as `user`.
+    pub fn service_for(self: &Arc<Self>, user: User) -> InProcessService {
+        InProcessService { server: self.clone(), user }
+    }
+}
+
+/// The client's id for the request, if it is one that fits a log, or a new one.
+fn audit_id(request: &Request<Body>) -> HeaderValue {
+    let sent = request.headers().get("audit-id").filter(|id| !id.is_empty() && id.len() <= 64);
+    let usable = sent.filter(|id| id.as_bytes().iter().all(|byte| byte.is_ascii_graphic()));
+    usable.cloned().unwrap_or_else(|| {
+        HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).unwrap_or(HeaderValue::from_static("unknown"))
+    })
+}
+
+/// None for streams, which end when they say.
+fn time_limit(info: &Info, query: &Query) -> Result<Option<Duration>, ApiError> {
+    if info.long_running() {
+        return Ok(None);
+    }
+    match query.get("timeout") {
+        None => Ok(Some(REQUEST_TIMEOUT)),
+        Some(text) => match go_duration(text) {
+            Some(Duration::ZERO) => Ok(Some(REQUEST_TIMEOUT)),
+            Some(asked) => Ok(Some(asked.min(REQUEST_TIMEOUT))),
+            None => Err(ApiError::bad_request(format!(
+                "invalid timeout specified in the request URL - time: invalid duration {text:?}"
+            ))),
+        },
+    }
+}
+
+/// Runs the verb. The request counts as under way until this is dropped.
+async fn run(mut call: Call, verb: Verb, body: Bytes, _place: Option<InFlight>) -> Result<Response<Body>, ApiError> {
+    match route::dispatch(&mut call, verb, body).await {
+        Ok(reply) => reply::render(&call, reply),
+        Err(error) => Ok(reply::refuse(&call, &error)),
+    }
+}
+
+/// Runs a write in a task of its own, which goes on if nobody waits for it any more.
+async fn finish_regardless(
+    work: impl Future<Output = Result<Response<Body>, ApiError>> + Send + 'static,
+) -> Result<Response<Body>, ApiError> {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => {
+            tracing::error!("a handler panicked");
+            Err(panicked())
+        }
+        Err(_) => Err(ApiError::unavailable("the server is shutting down")),
+    }
+}
+
+fn panicked() -> ApiError {
+    ApiError::internal("this request caused the API server to panic; look in its log for details")
+}
+
+/// See [`ApiServer::service_for`].
+#[derive(Clone)]
+pub struct InProcessService {
+    server: Arc<ApiServer>,
+    user: User,
+}
+
+impl<B> tower::Service<Request<B>> for InProcessService
+where
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<reply::BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let Self { server, user } = self.clone();
+        Box::pin(async move {
+            let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+            request.extensions_mut().insert(InProcess(user));
+            Ok(server.handle(request).await)
+        })
+    }
+}

@@ -1,0 +1,6 @@
+//! Subresources with a handler of their own. `status` and `finalize` are ordinary updates under other rules.
+
+pub mod binding;
+pub mod eviction;
+pub mod log;
+pub mod scale;

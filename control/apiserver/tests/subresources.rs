@@ -1,0 +1,116 @@
+//! `binding`, `eviction`, `scale`, `log`, `status`.
+
+mod support;
+
+use serde_json::json;
+use support::{Api, PODS, deployment, pod};
+
+const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
+
+#[tokio::test]
+async fn a_pod_is_bound_once() {
+    let api = Api::with_namespace().await;
+    api.post(PODS, &pod("a")).await.expect(201);
+    let path = format!("{PODS}/a/binding");
+    let binding = |node: &str| json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "a", "annotations": {"x": "y"}}, "target": {"kind": "Node", "name": node}});
+    let status = api.post(&path, &binding("n1")).await.expect(201);
+    assert_eq!(status["status"], "Success");
+    let bound = api.get(&format!("{PODS}/a")).await.expect(200);
+    assert_eq!(bound["spec"]["nodeName"], "n1");
+    assert_eq!(bound["metadata"]["annotations"]["x"], "y");
+    let conditions = bound["status"]["conditions"].as_array().unwrap();
+    assert!(conditions.iter().any(|held| held["type"] == "PodScheduled" && held["status"] == "True"));
+    let message = "Operation cannot be fulfilled on pods/binding \"a\": pod a is already assigned to node \"n1\"";
+    api.post(&path, &binding("n2")).await.refused(409, "Conflict", message);
+}
+
+#[tokio::test]
+async fn bad_bindings_are_refused() {
+    let api = Api::with_namespace().await;
+    api.post(PODS, &pod("a")).await.expect(201);
+    let path = format!("{PODS}/a/binding");
+    let other = json!({"metadata": {"name": "b"}, "target": {"name": "n"}});
+    api.post(&path, &other).await.refused(400, "BadRequest", "name in URL does not match name in Binding object");
+    let nowhere = json!({"metadata": {"name": "a"}, "target": {"kind": "Node"}});
+    api.post(&path, &nowhere).await.refused(422, "Invalid", "target.name: Required value");
+    let minion = json!({"metadata": {"name": "a"}, "target": {"kind": "Minion", "name": "n"}});
+    api.post(&path, &minion).await.refused(422, "Invalid", "target.kind: Unsupported value: \"Minion\"");
+    let stranger = json!({"metadata": {"name": "a", "uid": "x"}, "target": {"name": "n"}});
+    api.post(&path, &stranger).await.refused(409, "Conflict", "UID in precondition: x");
+    let missing = json!({"metadata": {"name": "z"}, "target": {"name": "n"}});
+    api.post(&format!("{PODS}/z/binding"), &missing).await.expect(404);
+    api.post(&format!("{path}?dryRun=All"), &json!({"metadata": {"name": "a"}, "target": {"name": "n"}}))
+        .await
+        .expect(201);
+    assert!(api.get(&format!("{PODS}/a")).await.expect(200)["spec"].get("nodeName").is_none());
+}
+
+#[tokio::test]
+async fn an_eviction_is_a_deletion_with_grace() {
+    let api = Api::with_namespace().await;
+    api.post(PODS, &pod("a")).await.expect(201);
+    api.post(&format!("{PODS}/a/binding"), &json!({"metadata": {"name": "a"}, "target": {"name": "n"}}))
+        .await
+        .expect(201);
+    let path = format!("{PODS}/a/eviction");
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "a"}, "deleteOptions": {"gracePeriodSeconds": 3}});
+    api.post(&format!("{path}?dryRun=All"), &eviction).await.expect(201);
+    assert!(api.get(&format!("{PODS}/a")).await.expect(200)["metadata"].get("deletionTimestamp").is_none());
+    assert_eq!(api.post(&path, &eviction).await.expect(201)["status"], "Success");
+    let marked = api.get(&format!("{PODS}/a")).await.expect(200);
+    assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 3);
+    let other = json!({"metadata": {"name": "b"}});
+    api.post(&path, &other).await.refused(400, "BadRequest", "name in URL does not match name in Eviction object");
+}
+
+#[tokio::test]
+async fn replicas_are_seen_and_set_through_scale() {
+    let api = Api::with_namespace().await;
+    let made = api.post(DEPLOYMENTS, &deployment("web")).await.expect(201);
+    let path = format!("{DEPLOYMENTS}/web/scale");
+    let mut scale = api.get(&path).await.expect(200);
+    assert_eq!(scale["kind"], "Scale");
+    assert_eq!(scale["apiVersion"], "autoscaling/v1");
+    assert_eq!(scale["spec"]["replicas"], 1);
+    assert_eq!(scale["status"]["selector"], "app=web");
+    assert_eq!(scale["metadata"]["uid"], made["metadata"]["uid"]);
+    scale["spec"]["replicas"] = json!(4);
+    let set = api.put(&path, &scale).await.expect(200);
+    assert_eq!(set["spec"]["replicas"], 4);
+    api.put(&path, &scale).await.refused(409, "Conflict", "the object has been modified");
+    let patched = api.patch(&path, "merge", &json!({"spec": {"replicas": 6}})).await.expect(200);
+    assert_eq!(patched["spec"]["replicas"], 6);
+    let deployment = api.get(&format!("{DEPLOYMENTS}/web")).await.expect(200);
+    assert_eq!(deployment["spec"]["replicas"], 6);
+    assert_eq!(deployment["metadata"]["generation"], 3);
+    let negative = api.patch(&path, "merge", &json!({"spec": {"replicas": -1}})).await;
+    negative.refused(422, "Invalid", "spec.replicas: Invalid value: -1: must be greater than or equal to 0");
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+    assert_eq!(api.get_as(&path, table).await.expect(200)["kind"], "Scale");
+}
+
+#[tokio::test]
+async fn logs_need_a_container_and_a_node() {
+    let api = Api::with_namespace().await;
+    let mut two = pod("a");
+    two["spec"]["containers"] = json!([{"name": "x", "image": "i"}, {"name": "y", "image": "i"}]);
+    api.post(PODS, &two).await.expect(201);
+    let path = format!("{PODS}/a/log");
+    api.get(&path).await.refused(
+        400,
+        "BadRequest",
+        "a container name must be specified for pod a, choose one of: [x y]",
+    );
+    let wrong = api.get(&format!("{path}?container=z")).await;
+    wrong.refused(400, "BadRequest", "container z is not valid for pod a");
+    let negative = api.get(&format!("{path}?container=x&tailLines=-1")).await;
+    negative.refused(422, "Invalid", "tailLines: Invalid value: -1: must be greater than or equal to 0");
+    let nothing = api.get(&format!("{path}?container=x")).await;
+    assert_eq!((nothing.code.as_u16(), nothing.bytes.len()), (200, 0));
+    assert_eq!(nothing.headers["content-type"], "text/plain");
+    api.get(&format!("{PODS}/b/log")).await.refused(404, "NotFound", "pods \"b\" not found");
+    api.post(&format!("{PODS}/a/binding"), &json!({"metadata": {"name": "a"}, "target": {"name": "n"}}))
+        .await
+        .expect(201);
+    api.get(&format!("{path}?container=x")).await.refused(404, "NotFound", "nodes \"n\" not found");
+}

@@ -1,0 +1,152 @@
+//! Who is asking, and may they: the seams between the request stack and its authenticators and authorizers.
+//!
+//! Source of the shapes: `k8s.io/apiserver/pkg/authentication` and `pkg/authorization/authorizer`.
+//! Invariants: an authenticator never guesses (no credentials is `None`, bad credentials an error); an authorizer that knows
+//! nothing of a request says [`Decision::NoOpinion`], which the stack treats as a refusal.
+
+pub mod allowlist;
+pub mod kubeconfig;
+pub mod pki;
+pub mod union;
+pub mod x509;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rustls_pki_types::CertificateDer;
+
+pub use allowlist::AllowList;
+pub use kubeconfig::Kubeconfig;
+pub use pki::{Identity, Leaf, Pki, ServerNames};
+pub use union::{Anonymous, NoTokens, Union};
+pub use x509::X509;
+
+/// `system:masters`: whoever is in it may do everything.
+pub const MASTERS: &str = "system:masters";
+/// The group of everyone who has proved who they are.
+pub const AUTHENTICATED: &str = "system:authenticated";
+/// The user and the group of whoever has no credentials.
+pub const ANONYMOUS: &str = "system:anonymous";
+pub const UNAUTHENTICATED: &str = "system:unauthenticated";
+/// The group of all nodes, and what their users' names start with.
+pub const NODES: &str = "system:nodes";
+pub const NODE_USER_PREFIX: &str = "system:node:";
+
+/// Who makes a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct User {
+    pub name: String,
+    pub uid: String,
+    pub groups: Vec<String>,
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+impl User {
+    /// A user who has authenticated, in these groups and `system:authenticated`.
+    pub fn new(name: &str, groups: &[&str]) -> Self {
+        let mut groups: Vec<String> = groups.iter().map(|group| (*group).to_owned()).collect();
+        if !groups.iter().any(|group| group == AUTHENTICATED) {
+            groups.push(AUTHENTICATED.to_owned());
+        }
+        Self { name: name.to_owned(), groups, ..Self::default() }
+    }
+
+    pub fn in_group(&self, group: &str) -> bool {
+        self.groups.iter().any(|held| held == group)
+    }
+}
+
+/// The certificate chain that a TLS client has shown, leaf first; a request extension that only the listener sets.
+#[derive(Clone, Debug, Default)]
+pub struct PeerCertificates(pub Arc<[CertificateDer<'static>]>);
+
+/// Credentials that do not hold. The reply is 401 and does not say why; the log does.
+#[derive(Debug, thiserror::Error)]
+#[error("authenticate: {0}")]
+pub struct AuthenticateError(pub String);
+
+#[async_trait]
+pub trait Authenticator: Send + Sync + 'static {
+    /// `None` when the request carries no credentials that this authenticator knows.
+    async fn authenticate(&self, parts: &http::request::Parts) -> Result<Option<User>, AuthenticateError>;
+}
+
+/// What is asked to be allowed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`; for other paths the method in lower case.
+    pub verb: String,
+    /// False for paths such as `/healthz`, which are judged by [`Attributes::path`].
+    pub resource_request: bool,
+    pub group: String,
+    pub version: String,
+    pub resource: String,
+    pub subresource: String,
+    pub namespace: String,
+    pub name: String,
+    pub path: String,
+}
+
+impl Attributes {
+    /// Why `user` is refused, in upstream's words (`responsewriters.ForbiddenStatusError`).
+    pub fn refusal(&self, user: &User) -> String {
+        let Self { verb, group, resource, subresource, namespace, path, .. } = self;
+        let user = &user.name;
+        if !self.resource_request {
+            return format!("User {user:?} cannot {verb} path {path:?}");
+        }
+        let slash = if subresource.is_empty() { "" } else { "/" };
+        let place = match namespace.as_str() {
+            "" => "at the cluster scope".to_owned(),
+            namespace => format!("in the namespace {namespace:?}"),
+        };
+        format!(
+            "User {user:?} cannot {verb} resource \"{resource}{slash}{subresource}\" in API group {group:?} {place}"
+        )
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    Allow,
+    Deny(String),
+    /// Nothing speaks for the request; the text says what was looked at, and may be empty.
+    NoOpinion(String),
+}
+
+#[async_trait]
+pub trait Authorizer: Send + Sync + 'static {
+    async fn authorize(&self, user: &User, attributes: &Attributes) -> Decision;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(attributes: Attributes, expected: &str) {
+        assert_eq!(attributes.refusal(&User::new("jane", &[])), expected);
+    }
+
+    #[test]
+    fn refusals_read_as_upstream_words_them() {
+        let pods = |verb: &str| Attributes {
+            verb: verb.into(),
+            resource_request: true,
+            resource: "pods".into(),
+            ..Attributes::default()
+        };
+        check(
+            Attributes { namespace: "default".into(), ..pods("get") },
+            r#"User "jane" cannot get resource "pods" in API group "" in the namespace "default""#,
+        );
+        check(
+            Attributes { subresource: "log".into(), ..pods("list") },
+            r#"User "jane" cannot list resource "pods/log" in API group "" at the cluster scope"#,
+        );
+        check(
+            Attributes { verb: "get".into(), path: "/metrics".into(), ..Attributes::default() },
+            r#"User "jane" cannot get path "/metrics""#,
+        );
+    }
+}

@@ -1,0 +1,444 @@
+//! The cluster's own certificates: one authority, made at the first start, and what it signs.
+//!
+//! Files under the PKI directory (0700; files 0600; names as kubeadm's): `ca.crt`, `ca.key`, `sa.key`, `sa.pub`,
+//! `apiserver.crt`, `apiserver.key`. Client certificates of components in this process are never written down.
+//!
+//! Invariants: keys are ECDSA P-256 from the system's generator; serial numbers are random; a stored certificate is used again
+//! until its names change, its authority changes or its end comes near; an authority near its end is reissued with the same
+//! key, so what it signed stays good; the authority's key is never replaced behind the back of certificates that need it.
+//! Absent on purpose: the front-proxy authority (comes with aggregation), revocation (certificates are short-lived instead).
+
+mod files;
+mod leaf;
+mod subject;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
+};
+use rustls_pki_types::CertificateDer;
+
+pub(crate) use files::write as write_private;
+use leaf::Facts;
+pub use leaf::Leaf;
+
+/// How long the authority lives: upstream's ten years.
+pub const CA_LIFETIME: Duration = Duration::from_secs(3650 * DAY_S);
+/// How long everything that it signs lives.
+pub const LEAF_LIFETIME: Duration = Duration::from_secs(365 * DAY_S);
+/// A stored certificate with less than this left is reissued at start.
+pub const RENEW_BEFORE: Duration = Duration::from_secs(90 * DAY_S);
+/// Certificates start this long before now, for clients whose clocks are behind.
+pub const BACKDATE: Duration = Duration::from_secs(5 * 60);
+/// Random bytes in a serial number (RFC 5280 allows 20 bytes).
+const SERIAL_BYTES: usize = 16;
+const DAY_S: u64 = 24 * 60 * 60;
+const CA_NAME: &str = "kubernetes";
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{operation} {path}")]
+    Io {
+        operation: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("read {what}")]
+    Unreadable { what: String },
+    /// Making a new key would cut off every certificate that the old one signed: somebody must decide that.
+    #[error("{certificate} is there but {key} is not; restore the key, or remove both to start a new authority")]
+    KeyMissing { certificate: PathBuf, key: PathBuf },
+    #[error("{certificate} was not made for {key}")]
+    KeyMismatch { certificate: PathBuf, key: PathBuf },
+    #[error("issue a certificate for {what}")]
+    Issue {
+        what: String,
+        #[source]
+        source: rcgen::Error,
+    },
+    #[error("encode a kubeconfig")]
+    Kubeconfig(#[source] serde_yaml::Error),
+}
+
+/// Who a client certificate speaks for: the common name is the user, the organisations are the groups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub user: String,
+    pub groups: Vec<String>,
+}
+
+impl Identity {
+    pub fn new(user: &str, groups: &[&str]) -> Self {
+        Self { user: user.to_owned(), groups: groups.iter().map(|group| (*group).to_owned()).collect() }
+    }
+
+    /// `system:node:<name>` in `system:nodes`.
+    pub fn node(name: &str) -> Self {
+        Self::new(&format!("{}{name}", crate::NODE_USER_PREFIX), &[crate::NODES])
+    }
+
+    /// Whom the admin kubeconfig speaks for.
+    pub fn admin() -> Self {
+        Self::new("system:admin", &[crate::MASTERS])
+    }
+}
+
+/// The names a server certificate is good for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerNames {
+    pub dns: BTreeSet<String>,
+    pub ips: BTreeSet<IpAddr>,
+}
+
+impl ServerNames {
+    /// What clients of the API server call it: `localhost`, the `kubernetes` Service and the host's own name, and `extra`
+    /// (addresses or names).
+    pub fn api_server(service_ip: IpAddr, hostname: Option<&str>, extra: &[String]) -> Self {
+        let mut names = Self::default();
+        names.ips.extend([IpAddr::from([127, 0, 0, 1]), service_ip]);
+        let service =
+            ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
+        names.dns.extend(["localhost"].into_iter().chain(service).map(str::to_owned));
+        names.add(hostname.into_iter().chain(extra.iter().map(String::as_str)));
+        names
+    }
+
+    /// What a node is called: its name and its addresses.
+    pub fn of(names: &[String]) -> Self {
+        let mut out = Self::default();
+        out.add(names.iter().map(String::as_str));
+        out
+    }
+
+    fn add<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
+        for name in names {
+            match name.parse() {
+                Ok(ip) => drop(self.ips.insert(ip)),
+                Err(_) => drop(self.dns.insert(name.to_owned())),
+            }
+        }
+    }
+
+    /// In the form of [`Facts::names`].
+    fn sorted(&self) -> Vec<String> {
+        let mut all: Vec<String> = self.dns.iter().cloned().chain(self.ips.iter().map(IpAddr::to_string)).collect();
+        all.sort_unstable();
+        all
+    }
+}
+
+/// The authority and the service-account key, loaded or made.
+pub struct Pki {
+    directory: PathBuf,
+    ca_pem: String,
+    issuer: Issuer<'static, KeyPair>,
+    ca_ends: Timestamp,
+    service_account: KeyPair,
+}
+
+impl Pki {
+    /// Loads what `directory` holds and makes what is missing.
+    pub fn open(directory: &Path, now: Timestamp) -> Result<Self, Error> {
+        files::make_directory(directory).map_err(|source| io_error("make", directory, source))?;
+        let (key, ca_pem) = authority(directory, now)?;
+        let ca_ends = Facts::read(&ca_pem)?.not_after;
+        let issuer = Issuer::from_ca_cert_pem(&ca_pem, key)
+            .map_err(|source| Error::Issue { what: "the cluster's authority".to_owned(), source })?;
+        let service_account = stored_key(&directory.join("sa.key"))?;
+        store(&directory.join("sa.pub"), &service_account.public_key_pem())?;
+        Ok(Self { directory: directory.to_owned(), ca_pem, issuer, ca_ends, service_account })
+    }
+
+    /// The authority's certificate: what clients must trust.
+    pub fn ca_pem(&self) -> &str {
+        &self.ca_pem
+    }
+
+    pub fn ca_der(&self) -> Result<CertificateDer<'static>, Error> {
+        Ok(leaf::certificates(&self.ca_pem)?.remove(0))
+    }
+
+    /// The key that signs service account tokens (ES256), PKCS#8 as PEM.
+    pub fn service_account_key_pem(&self) -> String {
+        self.service_account.serialize_pem()
+    }
+
+    pub fn service_account_public_key_pem(&self) -> String {
+        self.service_account.public_key_pem()
+    }
+
+    /// The API server's certificate, kept on disk and reissued when `names` differ or its end comes near.
+    pub fn api_server(&self, names: &ServerNames, now: Timestamp) -> Result<Leaf, Error> {
+        let (certificate, key) = (self.directory.join("apiserver.crt"), self.directory.join("apiserver.key"));
+        if let (Some(certificate_pem), Some(key_pem)) = (load(&certificate)?, load(&key)?) {
+            let stored = Leaf { certificate_pem, key_pem };
+            if self.facts(&stored, now).is_some_and(|facts| facts.names == names.sorted()) {
+                return Ok(stored);
+            }
+        }
+        let fresh = self.serving("kube-apiserver", names, now)?;
+        // The key goes first: a crash between the two leaves a pair that does not match, which the next start reissues.
+        store(&key, &fresh.key_pem)?;
+        store(&certificate, &fresh.certificate_pem)?;
+        Ok(fresh)
+    }
+
+    /// What the certificate says, if it is this authority's, fits its key and does not near its end.
+    fn facts(&self, leaf: &Leaf, now: Timestamp) -> Option<Facts> {
+        let facts = Facts::read(&leaf.certificate_pem).ok()?;
+        let key = KeyPair::from_pem(&leaf.key_pem).ok()?;
+        let ours = leaf::signed_by(&leaf.certificate_pem, &self.ca_pem).unwrap_or(false);
+        let good = ours && facts.public_key == key.subject_public_key_info() && now + RENEW_BEFORE < facts.not_after;
+        good.then_some(facts)
+    }
+
+    /// True when the certificate and its key are `identity`'s, signed by this authority, with time left.
+    pub fn speaks_for(&self, leaf: &Leaf, identity: &Identity, now: Timestamp) -> bool {
+        let facts = self.facts(leaf, now);
+        facts.is_some_and(|facts| facts.user == identity.user && facts.groups == identity.groups)
+    }
+
+    /// A new certificate for a TLS server, a node's for one.
+    pub fn serving(&self, common_name: &str, names: &ServerNames, now: Timestamp) -> Result<Leaf, Error> {
+        let mut params = self.leaf_params(common_name, now);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        for name in &names.dns {
+            let name = name.as_str().try_into().map_err(|source| Error::Issue { what: name.clone(), source })?;
+            params.subject_alt_names.push(SanType::DnsName(name));
+        }
+        params.subject_alt_names.extend(names.ips.iter().copied().map(SanType::IpAddress));
+        let key = new_key()?;
+        let certificate = self.sign(&params, &key, common_name)?;
+        Ok(Leaf { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+    }
+
+    /// A new certificate with which a client proves who it is.
+    pub fn client(&self, identity: &Identity, now: Timestamp) -> Result<Leaf, Error> {
+        let mut params = self.leaf_params(&identity.user, now);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        if let [group] = identity.groups.as_slice() {
+            params.distinguished_name = name(group, &identity.user);
+        }
+        let key = new_key()?;
+        let certificate = self.sign(&params, &key, &identity.user)?;
+        let certificate_pem = match identity.groups.len() {
+            0 | 1 => certificate.pem(),
+            _ => to_pem(&subject::exchange(certificate.der(), identity, self.issuer.key())?),
+        };
+        Ok(Leaf { certificate_pem, key_pem: key.serialize_pem() })
+    }
+
+    fn leaf_params(&self, common_name: &str, now: Timestamp) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
+        set_validity(&mut params, now, (now + LEAF_LIFETIME).min(self.ca_ends));
+        params
+    }
+
+    fn sign(&self, params: &CertificateParams, key: &KeyPair, what: &str) -> Result<rcgen::Certificate, Error> {
+        params.signed_by(key, &self.issuer).map_err(|source| Error::Issue { what: what.to_owned(), source })
+    }
+}
+
+/// The authority's key and certificate.
+fn authority(directory: &Path, now: Timestamp) -> Result<(KeyPair, String), Error> {
+    let (certificate, key_file) = (directory.join("ca.crt"), directory.join("ca.key"));
+    let stored = load(&certificate)?;
+    if stored.is_some() && load(&key_file)?.is_none() {
+        return Err(Error::KeyMissing { certificate, key: key_file });
+    }
+    let key = stored_key(&key_file)?;
+    if let Some(pem) = stored {
+        let facts = Facts::read(&pem).map_err(|_| Error::Unreadable { what: certificate.display().to_string() })?;
+        if facts.public_key != key.subject_public_key_info() {
+            return Err(Error::KeyMismatch { certificate, key: key_file });
+        }
+        // A leaf must be able to live its whole life.
+        if facts.not_after > now + LEAF_LIFETIME + RENEW_BEFORE {
+            return Ok((key, pem));
+        }
+        tracing::info!(path = %certificate.display(), ends = %facts.not_after, "the cluster's authority nears its end: reissuing it with the same key");
+    }
+    let pem = ca_params(now)
+        .self_signed(&key)
+        .map_err(|source| Error::Issue { what: "the cluster's authority".to_owned(), source })?
+        .pem();
+    store(&certificate, &pem)?;
+    Ok((key, pem))
+}
+
+fn ca_params(now: Timestamp) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, CA_NAME);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    set_validity(&mut params, now, now + CA_LIFETIME);
+    params
+}
+
+/// Sets from when to when a certificate is good, and its serial number.
+fn set_validity(params: &mut CertificateParams, now: Timestamp, end: Timestamp) {
+    // rcgen takes the `time` crate's moments and hands out one to start from.
+    let moment = |at: Timestamp| {
+        let epoch = rcgen::date_time_ymd(1970, 1, 1);
+        let distance = Duration::from_secs(at.as_second().unsigned_abs());
+        if at.as_second() < 0 { epoch - distance } else { epoch + distance }
+    };
+    params.not_before = moment(now) - BACKDATE;
+    params.not_after = moment(end);
+    let mut serial: [u8; SERIAL_BYTES] = rand::random();
+    serial[0] = serial[0] & 0x7f | 0x40; // positive, and always of one length
+    params.serial_number = Some(SerialNumber::from_slice(&serial));
+}
+
+fn name(organization: &str, common_name: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::OrganizationName, organization);
+    name.push(DnType::CommonName, common_name);
+    name
+}
+
+fn new_key() -> Result<KeyPair, Error> {
+    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
+        .map_err(|source| Error::Issue { what: "a new key".to_owned(), source })
+}
+
+fn stored_key(path: &Path) -> Result<KeyPair, Error> {
+    if let Some(pem) = load(path)? {
+        return KeyPair::from_pem(&pem).map_err(|_| Error::Unreadable { what: path.display().to_string() });
+    }
+    let key = new_key()?;
+    store(path, &key.serialize_pem())?;
+    Ok(key)
+}
+
+fn to_pem(certificate: &CertificateDer<'_>) -> String {
+    use base64::Engine;
+    let text = base64::engine::general_purpose::STANDARD.encode(certificate);
+    let lines: Vec<&str> = (0..text.len()).step_by(64).map(|at| &text[at..text.len().min(at + 64)]).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+}
+
+fn load(path: &Path) -> Result<Option<String>, Error> {
+    files::read(path).map_err(|source| io_error("read", path, source))
+}
+
+fn store(path: &Path, text: &str) -> Result<(), Error> {
+    files::write(path, text.as_bytes()).map_err(|source| io_error("write", path, source))
+}
+
+fn io_error(operation: &'static str, path: &Path, source: std::io::Error) -> Error {
+    Error::Io { operation, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: &str = "2030-01-01T00:00:00Z";
+
+    fn at(days: u64) -> Timestamp {
+        START.parse::<Timestamp>().expect("timestamp") + Duration::from_secs(days * DAY_S)
+    }
+
+    fn names(extra: &[&str]) -> ServerNames {
+        let extra: Vec<String> = extra.iter().map(|name| (*name).to_owned()).collect();
+        ServerNames::api_server(IpAddr::from([127, 96, 0, 1]), Some("box"), &extra)
+    }
+
+    /// Opens the directory at `first` and again at `then`; tells whether authority and server certificate stayed.
+    fn check(first: (u64, &[&str]), then: (u64, &[&str]), authority_stays: bool, certificate_stays: bool) {
+        let root = tempfile::tempdir().expect("temporary directory");
+        let open = |(day, extra): (u64, &[&str])| {
+            let pki = Pki::open(root.path(), at(day)).expect("open");
+            let leaf = pki.api_server(&names(extra), at(day)).expect("server certificate");
+            assert!(leaf::signed_by(&leaf.certificate_pem, pki.ca_pem()).expect("verify"));
+            assert_eq!(Facts::read(&leaf.certificate_pem).expect("read").names, names(extra).sorted());
+            (pki.ca_pem().to_owned(), pki.service_account_key_pem(), leaf.certificate_pem)
+        };
+        let (before, after) = (open(first), open(then));
+        assert_eq!(before.0 == after.0, authority_stays, "authority");
+        assert_eq!(before.1, after.1, "the service-account key always stays");
+        assert_eq!(before.2 == after.2, certificate_stays, "server certificate");
+        assert!(leaf::signed_by(&before.2, &after.0).expect("verify"), "what was signed before stays good");
+    }
+
+    #[test]
+    fn a_restart_finds_what_the_first_start_made() {
+        check((0, &[]), (30, &[]), true, true);
+    }
+
+    #[test]
+    fn the_server_certificate_follows_its_names() {
+        check((0, &[]), (1, &["10.0.0.7", "wharf.example"]), true, false);
+        check((0, &["10.0.0.7"]), (1, &[]), true, false);
+        check((0, &["b", "a", "::1"]), (1, &["::1", "a", "b"]), true, true);
+    }
+
+    #[test]
+    fn certificates_are_reissued_before_they_end() {
+        check((0, &[]), (274, &[]), true, true);
+        check((0, &[]), (275, &[]), true, false);
+    }
+
+    #[test]
+    fn an_authority_near_its_end_is_reissued_with_its_key() {
+        check((0, &[]), (3650 - 365 - 91, &[]), true, false);
+        check((0, &[]), (3650 - 365 - 90, &[]), false, false);
+    }
+
+    #[test]
+    fn an_authority_without_its_key_is_refused() {
+        let root = tempfile::tempdir().expect("temporary directory");
+        Pki::open(root.path(), at(0)).expect("open");
+        std::fs::remove_file(root.path().join("ca.key")).expect("lose the key");
+        assert!(matches!(Pki::open(root.path(), at(0)), Err(Error::KeyMissing { .. })));
+        store(&root.path().join("ca.key"), &new_key().expect("key").serialize_pem()).expect("another key");
+        assert!(matches!(Pki::open(root.path(), at(0)), Err(Error::KeyMismatch { .. })));
+        store(&root.path().join("ca.key"), "garbage").expect("garbage");
+        assert!(matches!(Pki::open(root.path(), at(0)), Err(Error::Unreadable { .. })));
+    }
+
+    #[test]
+    fn a_first_start_cut_short_is_finished_by_the_next() {
+        let root = tempfile::tempdir().expect("temporary directory");
+        let first = Pki::open(root.path(), at(0)).expect("open");
+        first.api_server(&names(&[]), at(0)).expect("server certificate");
+        let key = std::fs::read(root.path().join("ca.key")).expect("read");
+        for lost in ["ca.crt", "sa.pub", "apiserver.crt"] {
+            std::fs::remove_file(root.path().join(lost)).expect("lose");
+        }
+        let second = Pki::open(root.path(), at(0)).expect("open again");
+        second.api_server(&names(&[]), at(0)).expect("server certificate");
+        assert_eq!(std::fs::read(root.path().join("ca.key")).expect("read"), key);
+    }
+
+    #[test]
+    fn serial_numbers_are_never_the_same() {
+        let root = tempfile::tempdir().expect("temporary directory");
+        let pki = Pki::open(root.path(), at(0)).expect("open");
+        let serials: BTreeSet<Vec<u8>> = (0..20)
+            .map(|_| {
+                let leaf = pki.client(&Identity::admin(), at(0)).expect("issue");
+                let der = leaf::certificates(&leaf.certificate_pem).expect("read").remove(0);
+                let (_, parsed) =
+                    <x509_parser::prelude::X509Certificate<'_> as x509_parser::prelude::FromDer<_>>::from_der(&der)
+                        .expect("parse");
+                parsed.raw_serial().to_vec()
+            })
+            .collect();
+        assert_eq!(serials.len(), 20);
+    }
+}

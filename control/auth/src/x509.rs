@@ -1,0 +1,72 @@
+//! Users by client certificate: the common name is the user, the organisations are the groups.
+//!
+//! The TLS listener has verified the chain against the cluster's authority before a request comes here; what is left is to
+//! read the subject. Source: `k8s.io/apiserver/pkg/authentication/request/x509` (`CommonNameUserConversion`).
+
+use async_trait::async_trait;
+use x509_parser::der_parser::asn1_rs::Oid;
+use x509_parser::oid_registry::{OID_X509_COMMON_NAME, OID_X509_ORGANIZATION_NAME};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::{AuthenticateError, Authenticator, PeerCertificates, User};
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct X509;
+
+#[async_trait]
+impl Authenticator for X509 {
+    async fn authenticate(&self, parts: &http::request::Parts) -> Result<Option<User>, AuthenticateError> {
+        let Some(leaf) = parts.extensions.get::<PeerCertificates>().and_then(|chain| chain.0.first()) else {
+            return Ok(None);
+        };
+        user(leaf).map(Some)
+    }
+}
+
+/// Whom a verified certificate speaks for.
+pub fn user(certificate: &[u8]) -> Result<User, AuthenticateError> {
+    let (_, parsed) = X509Certificate::from_der(certificate)
+        .map_err(|error| AuthenticateError(format!("read the client certificate: {error}")))?;
+    let (name, groups) = subject(&parsed);
+    if name.is_empty() {
+        return Err(AuthenticateError("the client certificate has no common name".to_owned()));
+    }
+    let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+    Ok(User::new(&name, &groups))
+}
+
+/// Common name and organisations. An attribute that is not text counts as empty, as in Go.
+pub(crate) fn subject(certificate: &X509Certificate<'_>) -> (String, Vec<String>) {
+    let texts = |kind: Oid<'static>| -> Vec<String> {
+        let attributes = certificate.subject().iter_attributes().filter(|attribute| *attribute.attr_type() == kind);
+        attributes.map(|attribute| attribute.as_str().unwrap_or_default().to_owned()).collect()
+    };
+    // Go keeps the last common name.
+    (texts(OID_X509_COMMON_NAME).pop().unwrap_or_default(), texts(OID_X509_ORGANIZATION_NAME))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki::{Identity, Pki};
+    use jiff::Timestamp;
+
+    fn check(identity: &Identity, expected: Result<User, ()>) {
+        let root = tempfile::tempdir().expect("temporary directory");
+        let now: Timestamp = "2030-01-01T00:00:00Z".parse().expect("timestamp");
+        let pki = Pki::open(root.path(), now).expect("open");
+        let (chain, _) = pki.client(identity, now).expect("issue").chain().expect("chain");
+        assert_eq!(user(&chain[0]).map_err(drop), expected);
+    }
+
+    #[test]
+    fn the_subject_names_the_user_and_its_groups() {
+        check(&Identity::admin(), Ok(User::new("system:admin", &["system:masters"])));
+        check(&Identity::node("n1"), Ok(User::new("system:node:n1", &["system:nodes"])));
+        check(&Identity::new("jane", &[]), Ok(User::new("jane", &[])));
+        let many: Vec<String> = (0..40).map(|n| format!("group-{n}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        check(&Identity::new("zoë", &many), Ok(User::new("zoë", &many)));
+        check(&Identity::new("", &["nobody"]), Err(()));
+    }
+}

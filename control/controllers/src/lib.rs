@@ -1,0 +1,90 @@
+//! The controllers: one file or folder for each, registered in one place.
+//!
+//! Each is a pure plan and a thin act. They read shared informers and write through the API with an identity of their own, so
+//! each can be swapped for upstream's, and all of them run unchanged against another API server.
+//!
+//! Adding a controller is one file and one line in [`register`].
+
+mod batch;
+mod call;
+mod deployment;
+mod discovery;
+mod disruption;
+mod endpointslice;
+mod gc;
+mod job;
+mod namespace;
+mod nodeipam;
+mod nodelifecycle;
+mod owners;
+mod podgc;
+mod pods;
+mod replicaset;
+mod rootca;
+mod serviceaccount;
+mod tainteviction;
+mod ttl;
+
+use std::sync::Arc;
+
+use jiff::SignedDuration;
+use wharf_client::{Clock, Informers, Manager, Recorder};
+
+pub use nodeipam::PodRange;
+
+/// What differs between one cluster and another.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub clock: Clock,
+    /// The certificate authority to publish in every namespace; `None` publishes none.
+    pub ca_pem: Option<String>,
+    /// The pod addresses to divide among nodes; `None` leaves `spec.podCIDR` to others.
+    pub pod_range: Option<PodRange>,
+    /// How long a node may be silent.
+    pub node_grace: SignedDuration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { clock: Clock::system(), ca_pem: None, pod_range: None, node_grace: nodelifecycle::GRACE }
+    }
+}
+
+/// The source that events of the controllers name, and the user they should run as: `system:kube-controller-manager`.
+pub const COMPONENT: &str = "kube-controller-manager";
+
+/// Steps of one controller that run at the same time. Source: upstream's `--concurrent-*-syncs`.
+const WORKERS: usize = 5;
+/// Source: upstream's `--concurrent-gc-syncs`.
+const COLLECTORS: usize = 20;
+
+/// Adds all controllers to `manager`. Must be called inside a tokio runtime, which drives the watches.
+pub fn register(manager: &mut Manager, informers: &Informers, options: Options) {
+    let clock = options.clock;
+    let (recorder, writer) = Recorder::new(informers.client().clone(), COMPONENT, clock.clone());
+    let writer = Arc::new(tokio::sync::Mutex::new(writer));
+    manager.add_service("events", move |cancel| {
+        let writer = writer.clone();
+        async move { writer.lock().await.run(cancel).await }
+    });
+    manager.add(replicaset::ReplicaSets::new(informers, recorder.clone(), clock.clone()), WORKERS);
+    manager.add(deployment::Deployments::new(informers, recorder.clone(), clock.clone()), WORKERS);
+    manager.add(endpointslice::EndpointSlices::new(informers, recorder.clone()), WORKERS);
+    manager.add(job::Jobs::new(informers, recorder.clone(), clock.clone()), WORKERS);
+    manager.add(ttl::TtlAfterFinished::new(informers, clock.clone()), WORKERS);
+    manager.add(namespace::Namespaces::new(informers, clock.clone()), WORKERS);
+    manager.add(gc::GarbageCollector::new(informers.client().clone()), COLLECTORS);
+    manager.add(
+        nodelifecycle::NodeLifecycle::new(informers, options.node_grace, recorder.clone(), clock.clone()),
+        WORKERS,
+    );
+    manager.add(tainteviction::TaintEviction::new(informers, recorder.clone(), clock.clone()), WORKERS);
+    manager.add(podgc::PodGc::new(informers, clock.clone()), 1);
+    if let Some(range) = options.pod_range {
+        manager.add(nodeipam::NodeIpam::new(informers, range, recorder.clone()), 1);
+    }
+    manager.add(serviceaccount::ServiceAccounts::new(informers), 1);
+    if let Some(ca_pem) = options.ca_pem {
+        manager.add(rootca::RootCa::new(informers, ca_pem), 1);
+    }
+}

@@ -1,0 +1,185 @@
+//! A strategy behind a pointer, so that the verbs are compiled once.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::Value;
+use wharf_types::field::Errors;
+use wharf_types::meta::DeleteOptions;
+use wharf_types::{AnyObject, BoxObject};
+
+use crate::strategy::{Column, Graceful, Scale, Strategy};
+use crate::wire;
+
+/// A body that does not have the shape of its kind.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct DecodeError(pub String);
+
+/// [`Strategy`] over [`AnyObject`]. Implemented for typed strategies by [`Typed`]; custom resources bring their own.
+/// Methods panic when handed an object of another kind: rows and objects are paired by the verbs.
+pub trait Kind: Send + Sync {
+    /// Reads an object; `unknown` is called with the path of each field that the kind does not have (`spec.foo`).
+    fn decode(&self, value: &Value, unknown: &mut dyn FnMut(String)) -> Result<BoxObject, DecodeError>;
+    /// Reads an object that the server itself has written.
+    fn decode_stored(&self, bytes: &[u8]) -> Result<BoxObject, DecodeError>;
+    fn default(&self, object: &mut dyn AnyObject);
+    fn prepare_for_create(&self, object: &mut dyn AnyObject);
+    fn prepare_for_update(&self, object: &mut dyn AnyObject, old: &dyn AnyObject);
+    fn prepare_for_status_update(&self, object: &mut dyn AnyObject, old: &dyn AnyObject);
+    fn validate(&self, object: &dyn AnyObject) -> Errors;
+    fn validate_update(&self, object: &dyn AnyObject, old: &dyn AnyObject) -> Errors;
+    fn validate_status_update(&self, object: &dyn AnyObject, old: &dyn AnyObject) -> Errors;
+    fn validate_name(&self, name: &str) -> Vec<String>;
+    fn warnings(&self, object: &dyn AnyObject, old: Option<&dyn AnyObject>) -> Vec<String>;
+    fn allow_create_on_update(&self) -> bool;
+    fn allow_unconditional_update(&self) -> bool;
+    fn fields(&self, object: &dyn AnyObject) -> Vec<(&'static str, String)>;
+    fn field_names(&self) -> &'static [&'static str];
+    fn columns(&self) -> &'static [Column];
+    fn cells(&self, object: &dyn AnyObject, now: Timestamp) -> Vec<Value>;
+    fn delete(&self, object: &mut dyn AnyObject, options: &DeleteOptions) -> Graceful;
+    fn orphans_by_default(&self) -> bool;
+    fn scale(&self, object: &dyn AnyObject) -> Option<Scale>;
+    fn set_scale(&self, object: &mut dyn AnyObject, replicas: i32);
+    /// The kind's JSON schema; the types that it refers to are added to the generator's definitions.
+    fn schema(&self, generator: &mut schemars::SchemaGenerator) -> schemars::Schema;
+    /// The schema's name in OpenAPI, e.g. `io.k8s.api.apps.v1.Deployment`.
+    fn schema_name(&self) -> String;
+}
+
+/// A typed strategy as a [`Kind`].
+pub struct Typed<S>(pub S);
+
+impl<S: Strategy> Typed<S> {
+    fn of<'a>(&self, object: &'a dyn AnyObject) -> &'a S::Object {
+        object.downcast_ref().expect("object is of its row's kind")
+    }
+
+    fn read(&self, value: &Value, unknown: &mut dyn FnMut(String)) -> Result<S::Object, DecodeError> {
+        let mut report = |path: serde_ignored::Path<'_>| unknown(dotted(&path));
+        S::Object::deserialize(serde_ignored::Deserializer::new(value, &mut report))
+            .map_err(|error| DecodeError(error.to_string()))
+    }
+
+    fn of_mut<'a>(&self, object: &'a mut dyn AnyObject) -> &'a mut S::Object {
+        object.downcast_mut().expect("object is of its row's kind")
+    }
+}
+
+impl<S: Strategy> Kind for Typed<S> {
+    fn decode(&self, value: &Value, unknown: &mut dyn FnMut(String)) -> Result<BoxObject, DecodeError> {
+        let normal = wire::normalize(value).map_err(|error| DecodeError(error.to_string()))?;
+        let mut object = self.read(value, unknown)?;
+        if let Cow::Owned(normal) = &normal {
+            // Unknown fields are those of the body as it came, also where they are empty.
+            object = self.read(normal, &mut |_| {})?;
+        }
+        Ok(Box::new(object))
+    }
+
+    fn decode_stored(&self, bytes: &[u8]) -> Result<BoxObject, DecodeError> {
+        let object: S::Object = serde_json::from_slice(bytes).map_err(|error| DecodeError(error.to_string()))?;
+        Ok(Box::new(object))
+    }
+
+    fn default(&self, object: &mut dyn AnyObject) {
+        self.0.default(self.of_mut(object));
+    }
+
+    fn prepare_for_create(&self, object: &mut dyn AnyObject) {
+        self.0.prepare_for_create(self.of_mut(object));
+    }
+
+    fn prepare_for_update(&self, object: &mut dyn AnyObject, old: &dyn AnyObject) {
+        self.0.prepare_for_update(self.of_mut(object), self.of(old));
+    }
+
+    fn prepare_for_status_update(&self, object: &mut dyn AnyObject, old: &dyn AnyObject) {
+        self.0.prepare_for_status_update(self.of_mut(object), self.of(old));
+    }
+
+    fn validate(&self, object: &dyn AnyObject) -> Errors {
+        self.0.validate(self.of(object))
+    }
+
+    fn validate_update(&self, object: &dyn AnyObject, old: &dyn AnyObject) -> Errors {
+        self.0.validate_update(self.of(object), self.of(old))
+    }
+
+    fn validate_status_update(&self, object: &dyn AnyObject, old: &dyn AnyObject) -> Errors {
+        self.0.validate_status_update(self.of(object), self.of(old))
+    }
+
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        self.0.validate_name(name)
+    }
+
+    fn warnings(&self, object: &dyn AnyObject, old: Option<&dyn AnyObject>) -> Vec<String> {
+        self.0.warnings(self.of(object), old.map(|old| self.of(old)))
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        self.0.allow_create_on_update()
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        self.0.allow_unconditional_update()
+    }
+
+    fn fields(&self, object: &dyn AnyObject) -> Vec<(&'static str, String)> {
+        self.0.fields(self.of(object))
+    }
+
+    fn field_names(&self) -> &'static [&'static str] {
+        self.0.field_names()
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        self.0.columns()
+    }
+
+    fn cells(&self, object: &dyn AnyObject, now: Timestamp) -> Vec<Value> {
+        self.0.cells(self.of(object), now)
+    }
+
+    fn delete(&self, object: &mut dyn AnyObject, options: &DeleteOptions) -> Graceful {
+        self.0.delete(self.of_mut(object), options)
+    }
+
+    fn orphans_by_default(&self) -> bool {
+        self.0.orphans_by_default()
+    }
+
+    fn scale(&self, object: &dyn AnyObject) -> Option<Scale> {
+        self.0.scale(self.of(object))
+    }
+
+    fn set_scale(&self, object: &mut dyn AnyObject, replicas: i32) {
+        self.0.set_scale(self.of_mut(object), replicas);
+    }
+
+    fn schema(&self, generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        generator.subschema_for::<S::Object>()
+    }
+
+    fn schema_name(&self) -> String {
+        S::Object::schema_name().into_owned()
+    }
+}
+
+/// `spec.containers[0].foo`, as upstream names an unknown field.
+fn dotted(path: &serde_ignored::Path<'_>) -> String {
+    use serde_ignored::Path;
+    match path {
+        Path::Root => String::new(),
+        Path::Seq { parent, index } => format!("{}[{index}]", dotted(parent)),
+        Path::Map { parent, key } => {
+            let parent = dotted(parent);
+            if parent.is_empty() { key.clone() } else { format!("{parent}.{key}") }
+        }
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => dotted(parent),
+    }
+}

@@ -1,0 +1,71 @@
+//! One file for each built-in kind, and the few things that several of them say in the same way.
+
+pub mod configmap;
+pub mod deployment;
+pub mod endpoints;
+pub mod endpointslice;
+pub mod event;
+pub mod job;
+pub mod lease;
+pub mod limitrange;
+pub mod namespace;
+pub mod node;
+pub mod pod;
+pub mod podtemplate;
+pub mod pv;
+pub mod pvc;
+pub mod rc;
+pub mod replicaset;
+pub mod resourcequota;
+pub mod secret;
+pub mod service;
+pub mod serviceaccount;
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde_json::Value;
+use wharf_machinery::selector::LabelSelector;
+use wharf_types::k8s::api::core::v1::PodTemplateSpec;
+use wharf_types::meta::{self, ObjectMeta};
+
+use crate::strategy::age;
+
+/// The cell of the `Name` column.
+fn name(meta: &ObjectMeta) -> Value {
+    meta.name.clone().unwrap_or_default().into()
+}
+
+/// The cell of the `Age` column.
+fn created(meta: &ObjectMeta, now: Timestamp) -> Value {
+    age(meta.creation_timestamp.as_ref().map(|time| time.0), now).into()
+}
+
+/// The generation of an update: the old one, or the next where something changed that a controller must act on.
+fn generation(meta: &mut ObjectMeta, old: &ObjectMeta, changed: bool) {
+    meta.generation = old.generation.map(|generation| generation + i64::from(changed)).or(changed.then_some(1));
+}
+
+/// What upstream prints for an empty cell.
+const NONE: &str = "<none>";
+
+fn or_none(text: String) -> String {
+    if text.is_empty() { NONE.to_owned() } else { text }
+}
+
+/// `a=b,c=d`
+fn format_labels(labels: Option<&BTreeMap<String, String>>) -> String {
+    or_none(labels.into_iter().flatten().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(","))
+}
+
+fn format_selector(selector: &meta::LabelSelector) -> String {
+    or_none(LabelSelector::from_meta(selector).to_string())
+}
+
+/// The cells of the wide columns `Containers` and `Images`.
+fn template_cells(template: &PodTemplateSpec) -> [Value; 2] {
+    let containers = template.spec.as_ref().map_or(&[][..], |spec| &spec.containers);
+    let names: Vec<&str> = containers.iter().map(|container| container.name.as_str()).collect();
+    let images: Vec<&str> = containers.iter().map(|container| container.image.as_deref().unwrap_or_default()).collect();
+    [names.join(",").into(), images.join(",").into()]
+}

@@ -1,0 +1,265 @@
+//! ReplicaSets: a number of equal pods.
+//!
+//! Source: `pkg/apis/apps/validation`, `pkg/registry/apps/replicaset`. The checks of selector and template are shared with
+//! Deployment.
+
+use jiff::Timestamp;
+use serde_json::Value;
+use wharf_machinery::selector::{self, LabelSelector};
+use wharf_types::field::{Error, Errors, Path};
+use wharf_types::k8s::api::apps::v1::{ReplicaSet, ReplicaSetSpec, ReplicaSetStatus};
+use wharf_types::k8s::api::core::v1::PodTemplateSpec;
+use wharf_types::meta;
+
+use super::{created, format_selector, name, template_cells};
+use crate::checks;
+use crate::podspec::{self, defaults};
+use crate::strategy::{AGE, Column, NAME, Scale, Strategy};
+
+#[derive(Debug)]
+pub struct ReplicaSets;
+
+impl Strategy for ReplicaSets {
+    type Object = ReplicaSet;
+
+    fn default(&self, set: &mut ReplicaSet) {
+        let spec = set.spec.get_or_insert_default();
+        spec.replicas.get_or_insert(1);
+        defaults::template(spec.template.get_or_insert_default());
+    }
+
+    fn prepare_for_create(&self, set: &mut ReplicaSet) {
+        set.status = Some(ReplicaSetStatus::default());
+        set.metadata.generation = Some(1);
+    }
+
+    fn prepare_for_update(&self, set: &mut ReplicaSet, old: &ReplicaSet) {
+        set.status.clone_from(&old.status);
+        let changed = set.spec != old.spec;
+        super::generation(&mut set.metadata, &old.metadata, changed);
+    }
+
+    fn prepare_for_status_update(&self, set: &mut ReplicaSet, old: &ReplicaSet) {
+        set.spec.clone_from(&old.spec);
+    }
+
+    fn validate(&self, set: &ReplicaSet) -> Errors {
+        let Some(spec) = &set.spec else { return Vec::new() };
+        let path = Path::new("spec");
+        let mut errors = checks::non_negative(spec.replicas.unwrap_or_default(), &path.child("replicas"));
+        errors.extend(checks::non_negative(spec.min_ready_seconds.unwrap_or_default(), &path.child("minReadySeconds")));
+        errors.extend(validate_selector(&spec.selector, &path.child("selector")));
+        errors.extend(validate_replicated_template(spec.template.as_ref(), &spec.selector, &path.child("template")));
+        errors
+    }
+
+    fn validate_update(&self, new: &ReplicaSet, old: &ReplicaSet) -> Errors {
+        let selector = |set: &ReplicaSet| set.spec.as_ref().map(|spec| spec.selector.clone());
+        checks::immutable(&selector(new), &selector(old), &Path::new("spec").child("selector"))
+    }
+
+    fn validate_status_update(&self, new: &ReplicaSet, _old: &ReplicaSet) -> Errors {
+        new.status.as_ref().map_or_else(Vec::new, |status| validate_status(status, &Path::new("status")))
+    }
+
+    fn fields(&self, set: &ReplicaSet) -> Vec<(&'static str, String)> {
+        vec![("status.replicas", set.status.as_ref().map_or(0, |status| status.replicas).to_string())]
+    }
+
+    fn field_names(&self) -> &'static [&'static str] {
+        &["status.replicas"]
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        const COLUMNS: &[Column] = &[
+            NAME,
+            Column::new(
+                "Desired",
+                "integer",
+                "Replicas is the number of desired pods. This is a pointer to distinguish between explicit zero and unspecified. Defaults to 1. More info: https://kubernetes.io/docs/concepts/workloads/controllers/replicaset",
+            ),
+            Column::new(
+                "Current",
+                "integer",
+                "Replicas is the most recently observed number of non-terminating pods. More info: https://kubernetes.io/docs/concepts/workloads/controllers/replicaset",
+            ),
+            Column::new(
+                "Ready",
+                "integer",
+                "The number of non-terminating pods targeted by this ReplicaSet with a Ready Condition.",
+            ),
+            AGE,
+            Column::wide("Containers", "string", "Names of each container in the template."),
+            Column::wide("Images", "string", "Images referenced by each container in the template."),
+            Column::wide(
+                "Selector",
+                "string",
+                "Selector is a label query over pods that should match the replica count. Label keys and values that must match in order to be controlled by this replica set. It must match the pod template's labels. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#label-selectors",
+            ),
+        ];
+        COLUMNS
+    }
+
+    fn cells(&self, set: &ReplicaSet, now: Timestamp) -> Vec<Value> {
+        let (empty_spec, empty_status) = (ReplicaSetSpec::default(), ReplicaSetStatus::default());
+        let spec = set.spec.as_ref().unwrap_or(&empty_spec);
+        let status = set.status.as_ref().unwrap_or(&empty_status);
+        let [containers, images] = template_cells(spec.template.as_ref().unwrap_or(&PodTemplateSpec::default()));
+        vec![
+            name(&set.metadata),
+            spec.replicas.unwrap_or_default().into(),
+            status.replicas.into(),
+            status.ready_replicas.unwrap_or_default().into(),
+            created(&set.metadata, now),
+            containers,
+            images,
+            format_selector(&spec.selector).into(),
+        ]
+    }
+
+    fn scale(&self, set: &ReplicaSet) -> Option<Scale> {
+        let spec = set.spec.as_ref()?;
+        Some(Scale {
+            spec_replicas: spec.replicas.unwrap_or_default(),
+            status_replicas: set.status.as_ref().map_or(0, |status| status.replicas),
+            selector: LabelSelector::from_meta(&spec.selector).to_string(),
+        })
+    }
+
+    fn set_scale(&self, set: &mut ReplicaSet, replicas: i32) {
+        set.spec.get_or_insert_default().replicas = Some(replicas);
+    }
+}
+
+/// A workload's selector: there must be one, and it must select something less than everything.
+///
+/// A body that leaves the selector out cannot be told from one with `{}`; the former is the common mistake.
+pub fn validate_selector(selector: &meta::LabelSelector, path: &Path) -> Errors {
+    if *selector == meta::LabelSelector::default() {
+        return vec![Error::required(path, "")];
+    }
+    let mut errors = selector::validate(selector, path);
+    if is_empty(selector) {
+        errors.push(Error::invalid(path, checks::json(selector), "empty selector is invalid for deployment"));
+    }
+    errors
+}
+
+fn is_empty(selector: &meta::LabelSelector) -> bool {
+    selector.match_labels.as_ref().is_none_or(|labels| labels.is_empty())
+        && selector.match_expressions.as_ref().is_none_or(Vec::is_empty)
+}
+
+/// A template whose pods a controller keeps at a number. Source: `ValidatePodTemplateSpecForReplicaSet`.
+pub fn validate_replicated_template(
+    template: Option<&PodTemplateSpec>,
+    selector: &meta::LabelSelector,
+    path: &Path,
+) -> Errors {
+    let Some(template) = template else { return vec![Error::required(path, "")] };
+    // Without a selector nothing matches; with an empty one there is nothing to match.
+    let matcher = match selector {
+        selector if *selector == meta::LabelSelector::default() => LabelSelector::nothing(),
+        selector => LabelSelector::from_meta(selector),
+    };
+    let mut errors = Vec::new();
+    let labels = template.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
+    if !matcher.is_everything() && !matcher.matches(&labels.cloned().unwrap_or_default()) {
+        let why = "`selector` does not match template `labels`";
+        errors.push(Error::invalid(&path.child("metadata").child("labels"), checks::json(&labels), why));
+    }
+    errors.extend(podspec::validate_template(template, path));
+    errors.extend(validate_long_running(template, path));
+    errors
+}
+
+/// What keeps running must not end on its own.
+pub fn validate_long_running(template: &PodTemplateSpec, path: &Path) -> Errors {
+    let mut errors = Vec::new();
+    let path = path.child("spec");
+    let policy = template.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or_default();
+    errors.extend(checks::one_of(policy, &["Always"], &path.child("restartPolicy")));
+    if template.spec.as_ref().is_some_and(|spec| spec.active_deadline_seconds.is_some()) {
+        let why = "activeDeadlineSeconds in ReplicaSet is not Supported";
+        errors.push(Error::forbidden(&path.child("activeDeadlineSeconds"), why));
+    }
+    errors
+}
+
+fn validate_status(status: &ReplicaSetStatus, path: &Path) -> Errors {
+    let value = |field: Option<i32>| field.unwrap_or_default();
+    let (labeled, ready) = (value(status.fully_labeled_replicas), value(status.ready_replicas));
+    let (replicas, available) = (status.replicas, value(status.available_replicas));
+    let mut errors = Vec::new();
+    for (field, count) in [
+        ("replicas", replicas),
+        ("fullyLabeledReplicas", labeled),
+        ("readyReplicas", ready),
+        ("availableReplicas", available),
+    ] {
+        errors.extend(checks::non_negative(count, &path.child(field)));
+    }
+    errors.extend(checks::non_negative(
+        status.observed_generation.unwrap_or_default(),
+        &path.child("observedGeneration"),
+    ));
+    for (field, count) in
+        [("fullyLabeledReplicas", labeled), ("readyReplicas", ready), ("availableReplicas", available)]
+    {
+        if count > replicas {
+            errors.push(Error::invalid(&path.child(field), count, "cannot be greater than status.replicas"));
+        }
+    }
+    if available > ready {
+        errors.push(Error::invalid(
+            &path.child("availableReplicas"),
+            available,
+            "cannot be greater than readyReplicas",
+        ));
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{check, check_cells, check_update};
+
+    const WEB: &str = "{metadata: {name: web}, spec: {replicas: 2, selector: {matchLabels: {app: web}}, template: {metadata: {labels: {app: web}}, spec: {containers: [{name: a, image: i}]}}}, status: {replicas: 2, readyReplicas: 1}}";
+
+    #[test]
+    fn a_template_must_keep_running() {
+        check(&ReplicaSets, WEB, &[]);
+        check(
+            &ReplicaSets,
+            &WEB.replace("spec: {containers", "spec: {restartPolicy: Never, activeDeadlineSeconds: 5, containers"),
+            &[
+                "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"",
+                "spec.template.spec.activeDeadlineSeconds: Forbidden: activeDeadlineSeconds in ReplicaSet is not Supported",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_selector_is_required() {
+        check(
+            &ReplicaSets,
+            &WEB.replace("selector: {matchLabels: {app: web}}", "selector: {}"),
+            &[
+                "spec.selector: Required value",
+                "spec.template.metadata.labels: Invalid value: {\"app\":\"web\"}: `selector` does not match template `labels`",
+            ],
+        );
+        check_update(
+            &ReplicaSets,
+            WEB,
+            &WEB.replace("matchLabels: {app: web}", "matchLabels: {app: web, b: c}"),
+            &["spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"web\",\"b\":\"c\"}}: field is immutable"],
+        );
+    }
+
+    #[test]
+    fn cells_show_counts() {
+        check_cells(&ReplicaSets, WEB, "web | 2 | 2 | 1 | <unknown> | a | i | app=web");
+    }
+}

@@ -1,0 +1,22 @@
+//! The resource table: one [`Row`] and one strategy file for each kind.
+//!
+//! The verbs in `apiserver` are written once over [`Kind`]; a strategy says only what differs by kind. Rows of built-in kinds
+//! stand in [`builtin`]; rows of custom resources join the [`Table`] at run time.
+//! Absent on purpose: I/O. Strategies are pure; what must allocate or look at other objects happens in `apiserver`.
+
+pub mod builtin;
+mod checks;
+mod kind;
+mod kinds;
+pub mod meta;
+mod podspec;
+mod quantity;
+mod row;
+pub mod strategy;
+#[cfg(test)]
+mod testing;
+mod wire;
+
+pub use kind::{DecodeError, Kind, Typed};
+pub use row::{Row, Scope, Subresource, Table};
+pub use strategy::{Column, Graceful, Scale, Strategy};

@@ -1,0 +1,131 @@
+//! One row for each resource, and the table of all rows.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use wharf_types::{Gvk, Gvr};
+
+use crate::kind::Kind;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Cluster,
+    Namespaced,
+}
+
+/// Subresources with their own verbs. `Status` and `Scale` are generic; the others have a handler in `apiserver`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subresource {
+    Status,
+    Scale,
+    Binding,
+    Eviction,
+    EphemeralContainers,
+    Resize,
+    Log,
+    Exec,
+    Attach,
+    PortForward,
+    Proxy,
+    Token,
+    Finalize,
+}
+
+impl Subresource {
+    pub fn name(self) -> &'static str {
+        match self {
+            Subresource::Status => "status",
+            Subresource::Scale => "scale",
+            Subresource::Binding => "binding",
+            Subresource::Eviction => "eviction",
+            Subresource::EphemeralContainers => "ephemeralcontainers",
+            Subresource::Resize => "resize",
+            Subresource::Log => "log",
+            Subresource::Exec => "exec",
+            Subresource::Attach => "attach",
+            Subresource::PortForward => "portforward",
+            Subresource::Proxy => "proxy",
+            Subresource::Token => "token",
+            Subresource::Finalize => "finalize",
+        }
+    }
+}
+
+/// A served resource.
+pub struct Row {
+    pub gvr: Gvr,
+    pub gvk: Gvk,
+    /// `PodList`
+    pub list_kind: String,
+    /// `pod`
+    pub singular: String,
+    pub short_names: Vec<String>,
+    pub categories: Vec<String>,
+    pub scope: Scope,
+    /// What stands between `/registry/` and the namespace or name in a store key; upstream's choice (`services/specs`, `minions`).
+    pub storage: String,
+    pub subresources: Vec<Subresource>,
+    pub kind: Arc<dyn Kind>,
+}
+
+impl Row {
+    pub fn namespaced(&self) -> bool {
+        self.scope == Scope::Namespaced
+    }
+
+    pub fn has(&self, subresource: Subresource) -> bool {
+        self.subresources.contains(&subresource)
+    }
+
+    /// `/registry/pods/`
+    pub fn prefix(&self) -> String {
+        format!("/registry/{}/", self.storage)
+    }
+
+    /// `/registry/pods/default/web`; `namespace` is ignored for cluster-scoped resources.
+    pub fn key(&self, namespace: Option<&str>, name: &str) -> String {
+        match (self.scope, namespace) {
+            (Scope::Namespaced, Some(namespace)) => format!("/registry/{}/{namespace}/{name}", self.storage),
+            _ => format!("/registry/{}/{name}", self.storage),
+        }
+    }
+}
+
+/// All rows, replaced as a whole when custom resources come and go.
+pub struct Table {
+    rows: ArcSwap<Rows>,
+}
+
+#[derive(Default)]
+struct Rows {
+    by_resource: BTreeMap<Gvr, Arc<Row>>,
+}
+
+impl Table {
+    pub fn new(rows: Vec<Row>) -> Self {
+        let by_resource = rows.into_iter().map(|row| (row.gvr.clone(), Arc::new(row))).collect();
+        Self { rows: ArcSwap::from_pointee(Rows { by_resource }) }
+    }
+
+    pub fn find(&self, group: &str, version: &str, resource: &str) -> Option<Arc<Row>> {
+        let gvr = Gvr {
+            group: group.to_owned().into(),
+            version: version.to_owned().into(),
+            resource: resource.to_owned().into(),
+        };
+        self.rows.load().by_resource.get(&gvr).cloned()
+    }
+
+    pub fn find_kind(&self, api_version: &str, kind: &str) -> Option<Arc<Row>> {
+        let rows = self.rows.load();
+        rows.by_resource
+            .values()
+            .find(|row| row.gvk.kind == kind && row.gvk.group_version().to_string() == api_version)
+            .cloned()
+    }
+
+    pub fn all(&self) -> Vec<Arc<Row>> {
+        self.rows.load().by_resource.values().cloned().collect()
+    }
+}

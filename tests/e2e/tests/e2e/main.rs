@@ -1,0 +1,14 @@
+//! The real binary, driven by kubectl and kube-rs as a user would. Each test has a cluster of its own.
+
+mod bad_input;
+mod clients;
+mod crash;
+mod images;
+mod network;
+mod pods;
+mod walkthrough;
+
+/// A file of `examples/`.
+fn example(path: &str) -> String {
+    format!("{}/../../examples/{path}", env!("CARGO_MANIFEST_DIR"))
+}

@@ -1,0 +1,1 @@
+//! The suite is the test target `sim`.

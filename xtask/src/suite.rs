@@ -1,0 +1,64 @@
+//! `cargo xtask test` and `cargo xtask bench`.
+
+use std::process::Command;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::tools::{self, run};
+use crate::{cluster, fetch, guests};
+
+#[derive(Args)]
+pub struct Test {
+    /// Arguments for the test runner, e.g. a filter
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+impl Test {
+    pub fn run(self) -> Result<()> {
+        guests::build()?;
+        let kubectl = fetch::kubectl()?;
+        // The tests run the real binary; cargo builds it for no test but those of its own package.
+        let binary = cluster::build_binary(false)?;
+        let nextest = tools::which("cargo-nextest").is_some();
+        let mut cargo = tools::cargo();
+        cargo.args(if nextest { &["nextest", "run"][..] } else { &["test"][..] });
+        cargo.args(["--workspace", "--locked"]).args(&self.arguments);
+        run(cargo.env("WHARF_GUESTS", guests::dir()).env("WHARF_KUBECTL", kubectl).env("WHARF_BINARY", binary))
+    }
+}
+
+#[derive(Args)]
+pub struct Bench {
+    /// Only the measurements whose name contains this
+    filter: Option<String>,
+}
+
+impl Bench {
+    pub fn run(self) -> Result<()> {
+        guests::build()?;
+        // Built together, so that the dependencies they share are compiled once.
+        run(tools::cargo().args([
+            "build",
+            "--release",
+            "--locked",
+            "--package",
+            "wharf",
+            "--package",
+            "wharf-test-bench",
+        ]))?;
+        let release = tools::target().join("release");
+        let mut bench = Command::new(release.join("wharf-test-bench"));
+        bench.args(self.filter);
+        bench.env("WHARF_KUBECTL", fetch::kubectl()?).env("WHARF_WASMTIME", fetch::wasmtime()?);
+        run(bench.env("WHARF_GUESTS", guests::dir()).env("WHARF_BINARY", release.join("wharf")))
+    }
+}
+
+/// The test that guards the table writes it when asked.
+pub fn protobuf_table() -> Result<()> {
+    let mut cargo = tools::cargo();
+    cargo.args(["test", "--package", "wharf-machinery", "--test", "protobuf_table"]);
+    run(cargo.env("WHARF_WRITE", "1"))
+}
