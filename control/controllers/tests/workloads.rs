@@ -95,11 +95,12 @@ async fn a_rollout_that_does_not_become_ready_keeps_its_old_pods() {
     });
     let pause = Patch::Merge(json!({"spec": {"paused": true}}));
     api.patch("web", &PatchParams::default(), &pause).await.expect("paused");
-    api.patch("web", &PatchParams::default(), &Patch::Strategic(stuck)).await.expect("changed");
+    let changed = api.patch("web", &PatchParams::default(), &Patch::Strategic(stuck)).await.expect("changed");
+    let generation = changed.metadata.generation;
     let paused = cluster
-        .wait_one::<Deployment>("web", "paused", |web| {
-            let status = web.status.clone().unwrap_or_default();
-            status.observed_generation == web.metadata.generation && reason(web, "Progressing") == "DeploymentPaused"
+        .wait_one::<Deployment>("web", "paused", move |web| {
+            let observed = web.status.as_ref().and_then(|status| status.observed_generation);
+            observed == generation && reason(web, "Progressing") == "DeploymentPaused"
         })
         .await;
     assert_eq!(paused.status.as_ref().and_then(|status| status.available_replicas), Some(4));
