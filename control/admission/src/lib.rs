@@ -2,7 +2,7 @@
 //!
 //! Source of the shape: `k8s.io/apiserver/pkg/admission`. A [`Plugin`] is one file; the [`Chain`] lists them in upstream's order.
 //! Invariants: every mutating plugin runs before any validating one; a plugin sees the object with its defaults;
-//! plugins read the cluster through [`Reader`] only, which is as fresh as the last acknowledged write.
+//! plugins read the cluster and ask for rights through [`Reader`] only, which is as fresh as the last acknowledged write.
 
 pub mod plugins;
 
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use wharf_auth::User;
+use wharf_auth::{Decision, User};
 use wharf_registry::{Row, Subresource};
 use wharf_types::{ApiError, BoxObject, Gvr};
 
@@ -47,10 +47,13 @@ pub struct Notes {
     pub audit_annotations: BTreeMap<String, String>,
 }
 
-/// The cluster as the API server's cache has it.
+/// The cluster as the API server's cache has it, and who may do what there.
+#[async_trait]
 pub trait Reader: Send + Sync {
     fn get(&self, gvr: &Gvr, namespace: Option<&str>, name: &str) -> Option<BoxObject>;
     fn list(&self, gvr: &Gvr, namespace: Option<&str>) -> Vec<BoxObject>;
+    /// Asks the server's own authorizer.
+    async fn authorize(&self, user: &User, attributes: &wharf_auth::Attributes) -> Decision;
 }
 
 #[async_trait]
@@ -108,5 +111,53 @@ impl Chain {
             plugin.validate(write, cluster, notes).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wharf_types::k8s::api::core::v1::ConfigMap;
+
+    use super::*;
+    use crate::plugins::testing::{Cluster, write};
+
+    /// Lets in whoever may `bless` config maps.
+    struct Blessed;
+
+    #[async_trait]
+    impl Plugin for Blessed {
+        fn name(&self) -> &'static str {
+            "Blessed"
+        }
+
+        fn handles(&self, operation: Operation) -> bool {
+            operation == Operation::Create
+        }
+
+        async fn validate(&self, write: &Attributes, cluster: &dyn Reader, _: &mut Notes) -> Result<(), ApiError> {
+            let asked = wharf_auth::Attributes {
+                verb: "bless".into(),
+                resource_request: true,
+                resource: write.row.gvr.resource.clone().into_owned(),
+                name: write.name.clone(),
+                ..Default::default()
+            };
+            match cluster.authorize(&write.user, &asked).await {
+                Decision::Allow => Ok(()),
+                Decision::Deny(why) | Decision::NoOpinion(why) => Err(ApiError::forbidden(&write.row.gvr, "", why)),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_plugin_may_ask_what_the_writer_may_do() {
+        let chain = Chain::new(vec![Box::new(Blessed)]);
+        let create = write(Operation::Create, "configmaps", ConfigMap::default());
+        for (cluster, allowed) in
+            [(Cluster::default(), false), (Cluster::default().allowing("jane bless /configmaps "), true)]
+        {
+            let verdict = chain.validate(&create, &cluster, &mut Notes::default()).await;
+            assert_eq!(verdict.is_ok(), allowed);
+        }
     }
 }

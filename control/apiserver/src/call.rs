@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use http::HeaderMap;
 use jiff::Timestamp;
 use wharf_admission::{Attributes, Notes, Operation, Reader};
-use wharf_auth::User;
+use wharf_auth::{Decision, User};
 use wharf_cache::{Collection, Entry};
 use wharf_registry::{Row, Subresource};
 use wharf_types::{ApiError, BoxObject, Gvr};
@@ -138,6 +139,7 @@ pub fn decode_stored(row: &Row, entry: &Entry) -> Result<BoxObject, ApiError> {
 /// The cluster as admission plugins see it.
 pub struct Cluster<'a>(pub &'a ApiServer);
 
+#[async_trait]
 impl Reader for Cluster<'_> {
     fn get(&self, gvr: &Gvr, namespace: Option<&str>, name: &str) -> Option<BoxObject> {
         let row = self.0.table.find(&gvr.group, &gvr.version, &gvr.resource)?;
@@ -154,5 +156,9 @@ impl Reader for Cluster<'_> {
         let Some(collection) = self.0.collection(&row) else { return Vec::new() };
         let snapshot = collection.snapshot();
         snapshot.range(&prefix, None).filter_map(|entry| decode_stored(&row, entry).ok()).collect()
+    }
+
+    async fn authorize(&self, user: &User, attributes: &wharf_auth::Attributes) -> Decision {
+        self.0.authorizer.authorize(user, attributes).await
     }
 }

@@ -7,7 +7,7 @@ mod priority;
 mod service_account;
 mod taint_nodes_by_condition;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use wharf_types::ApiError;
 

@@ -2,32 +2,56 @@
 
 use std::sync::Arc;
 
-use wharf_auth::User;
+use async_trait::async_trait;
+use wharf_auth::{Attributes as Asked, Decision, User};
 use wharf_registry::{Row, Subresource, Table, builtin};
 use wharf_types::{ApiError, BoxObject, Gvr, KubeObject};
 
 use crate::{Attributes, Notes, Operation, Plugin, Reader};
 
 #[derive(Default)]
-pub struct Cluster(Vec<(Gvr, BoxObject)>);
+pub struct Cluster {
+    objects: Vec<(Gvr, BoxObject)>,
+    /// Each as `jane verb group/resource[/subresource] name`.
+    rights: Vec<String>,
+}
 
 impl Cluster {
     #[must_use]
     pub fn with(mut self, resource: &str, object: impl KubeObject) -> Self {
-        self.0.push((row(resource).gvr.clone(), Box::new(object)));
+        self.objects.push((row(resource).gvr.clone(), Box::new(object)));
+        self
+    }
+
+    /// Allows what reads as `jane approve certificates.k8s.io/signers example.com/a`.
+    #[must_use]
+    pub fn allowing(mut self, right: &str) -> Self {
+        self.rights.push(right.to_owned());
         self
     }
 }
 
+#[async_trait]
 impl Reader for Cluster {
     fn get(&self, gvr: &Gvr, namespace: Option<&str>, name: &str) -> Option<BoxObject> {
         let held = |object: &BoxObject| object.name() == name && object.namespace() == namespace;
-        self.0.iter().find(|(of, object)| of == gvr && held(object)).map(|(_, object)| object.clone_box())
+        self.objects.iter().find(|(of, object)| of == gvr && held(object)).map(|(_, object)| object.clone_box())
     }
 
     fn list(&self, gvr: &Gvr, namespace: Option<&str>) -> Vec<BoxObject> {
         let held = |object: &BoxObject| namespace.is_none() || object.namespace() == namespace;
-        self.0.iter().filter(|(of, object)| of == gvr && held(object)).map(|(_, object)| object.clone_box()).collect()
+        self.objects
+            .iter()
+            .filter(|(of, object)| of == gvr && held(object))
+            .map(|(_, object)| object.clone_box())
+            .collect()
+    }
+
+    async fn authorize(&self, user: &User, asked: &Asked) -> Decision {
+        let Asked { verb, group, resource, subresource, name, .. } = asked;
+        let resource = if subresource.is_empty() { resource.clone() } else { format!("{resource}/{subresource}") };
+        let right = format!("{} {verb} {group}/{resource} {name}", user.name);
+        if self.rights.contains(&right) { Decision::Allow } else { Decision::NoOpinion(String::new()) }
     }
 }
 
