@@ -67,6 +67,15 @@ pub fn dns1035_label(value: &str) -> Vec<String> {
     check(value, LABEL_MAX, good, DNS1035_MESSAGE)
 }
 
+/// One segment of a URL's path. Source: `k8s.io/apimachinery/pkg/api/validation/path.IsValidPathSegmentName`.
+pub fn path_segment(value: &str) -> Vec<String> {
+    if matches!(value, "." | "..") {
+        return vec![format!("may not be '{value}'")];
+    }
+    let banned = ["/", "%"].into_iter().filter(|part| value.contains(part));
+    banned.map(|part| format!("may not contain '{part}'")).collect()
+}
+
 /// A label's value: empty or at most 63 bytes.
 pub fn label_value(value: &str) -> Vec<String> {
     check(value, LABEL_MAX, value.is_empty() || is_name_part(value), LABEL_VALUE_MESSAGE)

@@ -43,6 +43,10 @@ pub fn rows() -> Vec<Row> {
         row(kinds::job::Jobs,                      &[],         IN_ALL,     "jobs",                   &[Status]),
         row(kinds::lease::Leases,                  &[],         NOT_IN_ALL, "leases",                 &[]),
         row(kinds::endpointslice::EndpointSlices,  &[],         NOT_IN_ALL, "endpointslices",         &[]),
+        row(kinds::clusterrolebinding::ClusterRoleBindings, &[], NOT_IN_ALL, "clusterrolebindings",   &[]),
+        row(kinds::clusterrole::ClusterRoles,      &[],         NOT_IN_ALL, "clusterroles",           &[]),
+        row(kinds::rolebinding::RoleBindings,      &[],         NOT_IN_ALL, "rolebindings",           &[]),
+        row(kinds::role::Roles,                    &[],         NOT_IN_ALL, "roles",                  &[]),
     ]
 }
 

@@ -1,5 +1,7 @@
 //! One file for each built-in kind, and the few things that several of them say in the same way.
 
+pub mod clusterrole;
+pub mod clusterrolebinding;
 pub mod configmap;
 pub mod deployment;
 pub mod endpoints;
@@ -14,9 +16,12 @@ pub mod pod;
 pub mod podtemplate;
 pub mod pv;
 pub mod pvc;
+pub mod rbac;
 pub mod rc;
 pub mod replicaset;
 pub mod resourcequota;
+pub mod role;
+pub mod rolebinding;
 pub mod secret;
 pub mod service;
 pub mod serviceaccount;
