@@ -4,6 +4,7 @@
 //! stand in [`builtin`]; rows of custom resources join the [`Table`] at run time.
 //! Absent on purpose: I/O. Strategies are pure; what must allocate or look at other objects happens in `apiserver`.
 
+mod admission;
 pub mod builtin;
 mod checks;
 mod kind;

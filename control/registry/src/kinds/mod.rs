@@ -10,6 +10,9 @@ pub mod event;
 pub mod job;
 pub mod lease;
 pub mod limitrange;
+pub mod mutatingpolicy;
+pub mod mutatingpolicybinding;
+pub mod mutatingwebhook;
 pub mod namespace;
 pub mod node;
 pub mod pod;
@@ -25,6 +28,9 @@ pub mod rolebinding;
 pub mod secret;
 pub mod service;
 pub mod serviceaccount;
+pub mod validatingpolicy;
+pub mod validatingpolicybinding;
+pub mod validatingwebhook;
 
 use std::collections::BTreeMap;
 
