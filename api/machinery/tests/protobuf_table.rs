@@ -91,7 +91,27 @@ fn messages(source: &Path) -> Messages {
             }
         }
     }
+    promote(&mut found);
     found
+}
+
+/// v1.36 made these stable, with the numbers that they had in beta.
+const PROMOTED: (&str, &str) = ("api.admissionregistration.v1beta1.", "api.admissionregistration.v1.");
+
+fn promote(found: &mut Messages) {
+    let (beta, stable) = PROMOTED;
+    let stable_name = |name: &str| name.strip_prefix(beta).map(|kind| format!("{stable}{kind}"));
+    let promoted: Vec<_> = found
+        .iter()
+        .filter_map(|(name, fields)| Some((stable_name(name)?, fields.clone())))
+        .filter(|(name, _)| !found.contains_key(name))
+        .collect();
+    for (name, mut fields) in promoted {
+        for message in fields.iter_mut().filter_map(|field| field.message.as_mut()) {
+            *message = stable_name(message).unwrap_or_else(|| message.clone());
+        }
+        found.insert(name, fields);
+    }
 }
 
 fn read_module(module: &[&str], text: &str, found: &mut Messages) {

@@ -38,12 +38,34 @@ fn sample(row: &Row) -> Value {
         "PersistentVolume" => json!({"spec": {
             "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/tmp"},
         }}),
+        kind if row.gvr.group == "admissionregistration.k8s.io" => admission(kind),
         _ => json!({}),
     };
     object["apiVersion"] = json!(row.gvk.group_version().to_string());
     object["kind"] = json!(row.gvk.kind);
     object["metadata"] = json!({"name": "sample", "labels": {"walk": "yes"}});
     object
+}
+
+/// Something about a resource that nothing else writes.
+fn admission(kind: &str) -> Value {
+    let rule = json!({"apiGroups": ["example.com"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["samples"]});
+    let constraints = json!({"resourceRules": [rule]});
+    match kind {
+        "ValidatingAdmissionPolicy" => {
+            json!({"spec": {"matchConstraints": constraints, "validations": [{"expression": "true"}]}})
+        }
+        "MutatingAdmissionPolicy" => json!({"spec": {
+            "matchConstraints": constraints, "reinvocationPolicy": "Never",
+            "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": "[]"}}],
+        }}),
+        "ValidatingAdmissionPolicyBinding" => json!({"spec": {"policyName": "none", "validationActions": ["Deny"]}}),
+        "MutatingAdmissionPolicyBinding" => json!({"spec": {"policyName": "none"}}),
+        _ => json!({"webhooks": [{
+            "name": "sample.example.com", "clientConfig": {"url": "https://127.0.0.1:1/"}, "rules": [rule],
+            "sideEffects": "None", "admissionReviewVersions": ["v1"],
+        }]}),
+    }
 }
 
 fn collection(row: &Row) -> String {
