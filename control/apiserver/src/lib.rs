@@ -8,6 +8,7 @@ pub mod allocate;
 mod body;
 pub mod bootstrap;
 pub mod call;
+mod connect;
 pub mod discovery;
 pub mod health;
 mod index;

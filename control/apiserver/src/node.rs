@@ -5,16 +5,14 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use wharf_types::ApiError;
 use wharf_types::k8s::api::core::v1::Node;
+
+use crate::connect::transport::{self, HttpClient};
+use crate::reply;
 
 /// How long a connection to a node may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,27 +27,26 @@ const ADDRESS_TYPES: &[&str] = &["InternalIP", "ExternalIP", "InternalDNS", "Hos
 
 #[derive(Clone)]
 pub struct NodeClient {
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    client: HttpClient,
 }
 
 impl NodeClient {
     /// `tls` carries the authority that signs nodes and the API server's client certificate.
     pub fn new(tls: rustls::ClientConfig) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_nodelay(true);
-        let connector =
-            HttpsConnectorBuilder::new().with_tls_config(tls).https_only().enable_http1().wrap_connector(connector);
-        Self { client: Client::builder(TokioExecutor::new()).build(connector) }
+        Self { client: transport::client(tls, CONNECT_TIMEOUT) }
+    }
+
+    pub fn client(&self) -> HttpClient {
+        self.client.clone()
     }
 
     /// GETs a path of a node. What the node refuses is refused in its words.
     pub async fn get(&self, node: &Node, path_and_query: &str) -> Result<Response<Incoming>, ApiError> {
-        let uri: Uri = format!("https://{}{path_and_query}", authority(node)?)
+        let (host, port) = endpoint(node)?;
+        let uri: Uri = format!("https://{}{path_and_query}", authority(&host, port))
             .parse()
             .map_err(|error| ApiError::internal(format!("address of node {}: {error}", name(node))))?;
-        let request = Request::get(uri).body(Empty::new()).map_err(ApiError::internal)?;
+        let request = Request::get(uri).body(reply::full(bytes::Bytes::new())).map_err(ApiError::internal)?;
         let response = match tokio::time::timeout(ANSWER_TIMEOUT, self.client.request(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
@@ -69,7 +66,8 @@ fn name(node: &Node) -> &str {
     node.metadata.name.as_deref().unwrap_or_default()
 }
 
-fn authority(node: &Node) -> Result<String, ApiError> {
+/// Where a node's kubelet is: host and port.
+pub fn endpoint(node: &Node) -> Result<(String, i32), ApiError> {
     let status = node.status.as_ref();
     let addresses = status.and_then(|status| status.addresses.as_deref()).unwrap_or_default();
     let address = ADDRESS_TYPES
@@ -84,7 +82,11 @@ fn authority(node: &Node) -> Result<String, ApiError> {
         .map(|endpoint| endpoint.port)
         .filter(|port| *port > 0)
         .unwrap_or(KUBELET_PORT);
-    Ok(if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") })
+    Ok((address.to_owned(), port))
+}
+
+pub fn authority(host: &str, port: i32) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 /// Source: `k8s.io/apiserver/pkg/registry/generic/rest/response_checker.go`.
@@ -114,7 +116,8 @@ mod tests {
 
     fn check(status: Value, expected: Option<&str>) {
         let node: Node = serde_json::from_value(json!({"metadata": {"name": "n"}, "status": status})).unwrap();
-        assert_eq!(authority(&node).ok().as_deref(), expected);
+        let got = endpoint(&node).ok().map(|(host, port)| authority(&host, port));
+        assert_eq!(got.as_deref(), expected);
     }
 
     #[test]

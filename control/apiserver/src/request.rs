@@ -117,11 +117,20 @@ impl Info {
         self.verb == Verb::Watch || matches!(subresource, Some("log" | "exec" | "attach" | "portforward" | "proxy"))
     }
 
+    /// The verb for the authorizer. Who may read may ask for the head, although only proxies answer it.
+    fn asked(&self, named: bool) -> &'static str {
+        match (self.method == Method::HEAD, named) {
+            (true, true) => Verb::Get.name(),
+            (true, false) => Verb::List.name(),
+            _ => self.verb.name(),
+        }
+    }
+
     /// The question for the authorizer.
     pub fn attributes(&self) -> Attributes {
         match &self.target {
             Target::Resource(resource) => Attributes {
-                verb: self.verb.name().to_owned(),
+                verb: self.asked(resource.named).to_owned(),
                 resource_request: true,
                 group: resource.group.clone(),
                 version: resource.version.clone(),

@@ -1,7 +1,8 @@
 //! From a path to a row, a subresource and the verb's code.
 //!
-//! [`verbs`] is the one list of what is served; discovery reads it too. Absent until their issue comes: `exec`, `attach`,
-//! `portforward`, `proxy`, `token`, `resize`, `ephemeralcontainers`.
+//! [`verbs`] is the one list of what is served; discovery reads it too. Requests that are handed on (`proxy`,
+//! `exec`, …) are routed here and answered by [`crate::connect`]. Absent until their issue comes: `token`, `resize`,
+//! `ephemeralcontainers`.
 
 use std::sync::Arc;
 
@@ -29,6 +30,7 @@ const ALL: &[Verb] = &[
 ];
 const NAMESPACES: &[Verb] =
     &[Verb::Create, Verb::Delete, Verb::Get, Verb::List, Verb::Patch, Verb::Update, Verb::Watch];
+const PROXY: &[Verb] = &[Verb::Create, Verb::Delete, Verb::Get, Verb::Patch, Verb::Update];
 const VIEW: &[Verb] = &[Verb::Get, Verb::Patch, Verb::Update];
 
 /// What is served of a row or its subresource; empty if nothing is.
@@ -41,6 +43,8 @@ pub fn verbs(row: &Row, subresource: Option<Subresource>) -> &'static [Verb] {
         Some(Subresource::Binding | Subresource::Eviction) => &[Verb::Create],
         Some(Subresource::Finalize) => &[Verb::Update],
         Some(Subresource::Log) => &[Verb::Get],
+        Some(Subresource::Exec | Subresource::Attach | Subresource::PortForward) => &[Verb::Create, Verb::Get],
+        Some(Subresource::Proxy) => PROXY,
         Some(_) => &[],
     }
 }
@@ -67,7 +71,7 @@ pub fn resolve(table: &Table, resource: &Resource, verb: Verb) -> Result<Route, 
         }
     };
     let served = verbs(&row, subresource);
-    if served.is_empty() || !resource.rest.is_empty() {
+    if served.is_empty() || (!resource.rest.is_empty() && subresource != Some(Subresource::Proxy)) {
         return Err(ApiError::no_such_path());
     }
     let one_namespace = namespace.is_some() || !row.namespaced();
@@ -166,6 +170,12 @@ mod tests {
         check(Method::PUT, "/api/v1/namespaces/a/finalize", Ok("/registry/namespaces/a"));
         check(Method::POST, "/api/v1/namespaces/a/pods/b/binding", Ok("/registry/pods/a/b"));
         check(Method::GET, "/apis/apps/v1/namespaces/a/deployments/b/scale", Ok("/registry/deployments/a/b"));
+        check(Method::POST, "/api/v1/namespaces/a/pods/b/exec", Ok("/registry/pods/a/b"));
+        check(
+            Method::GET,
+            "/api/v1/namespaces/a/services/https:b:443/proxy/x/y",
+            Ok("/registry/services/specs/a/https:b:443"),
+        );
     }
 
     #[test]
@@ -178,7 +188,7 @@ mod tests {
             "/api/v1/namespaces/a/namespaces/b",
             "/api/v1/namespaces/a/configmaps/b/status",
             "/api/v1/namespaces/a/pods/b/nonsense",
-            "/api/v1/namespaces/a/pods/b/exec",
+            "/api/v1/namespaces/a/pods/b/exec/more",
             "/api/v1/namespaces/a/pods/b/log/more",
         ] {
             check(Method::GET, path, Err(404));

@@ -28,6 +28,7 @@ use wharf_types::{ApiError, Gvr};
 
 use crate::allocate::Allocators;
 use crate::call::{Call, decode_stored};
+use crate::connect;
 use crate::health::{Check, Health};
 use crate::index;
 use crate::measure;
@@ -74,6 +75,8 @@ pub struct ApiServer {
     pub authorizer: Arc<dyn Authorizer>,
     pub allocators: Allocators,
     pub nodes: Option<NodeClient>,
+    /// How pods and services are called for a `proxy`.
+    pub outgoing: connect::Outgoing,
     pub clock: Clock,
     pub health: Health,
     pub metrics: Metrics,
@@ -111,6 +114,7 @@ impl ApiServer {
             authorizer,
             allocators,
             nodes,
+            outgoing: connect::Outgoing::default(),
             clock,
             health,
             metrics: Metrics::default(),
@@ -216,6 +220,9 @@ impl ApiServer {
         let Target::Resource(resource) = &info.target else {
             return nonresource::answer(self, &parts).await?.ok_or_else(ApiError::no_such_path);
         };
+        if connect::serves(resource) {
+            return connect::answer(self, parts, body, query, info, resource, user).await;
+        }
         let call = self.call(parts, query, info, resource, user)?;
         if !info.verb.mutates() {
             return run(call, info.verb, Bytes::new(), place).await;
@@ -225,7 +232,7 @@ impl ApiServer {
         finish_regardless(run(call, info.verb, bytes, place)).await
     }
 
-    fn call(
+    pub fn call(
         self: &Arc<Self>,
         parts: Parts,
         query: Query,

@@ -55,7 +55,8 @@ async fn an_ordinary_kube_client_works_in_process() {
 #[tokio::test]
 async fn paths_and_methods_that_are_not_served_are_refused() {
     let api = Api::with_namespace().await;
-    for path in ["/api/v1/things", "/apis/nobody/v1/things", "/nonsense", "/api/v1/namespaces/default/pods/a/exec"] {
+    for path in ["/api/v1/things", "/apis/nobody/v1/things", "/nonsense", "/api/v1/namespaces/default/pods/a/exec/more"]
+    {
         api.get(path).await.refused(404, "NotFound", "the server could not find the requested resource");
     }
     for method in [Method::HEAD, Method::OPTIONS, Method::TRACE] {

@@ -100,7 +100,7 @@ fn stream(query: &Query, kept: &mut form_urlencoded::Serializer<'_, String>, err
 }
 
 /// The container that is asked for, or the only one.
-fn container(pod: &Pod, asked: Option<&str>) -> Result<String, ApiError> {
+pub fn container(pod: &Pod, asked: Option<&str>) -> Result<String, ApiError> {
     let Some(spec) = &pod.spec else { return Err(ApiError::bad_request("the pod has no spec")) };
     let names: Vec<&str> = spec.containers.iter().map(|container| container.name.as_str()).collect();
     let init: Vec<&str> = spec.init_containers.iter().flatten().map(|container| container.name.as_str()).collect();

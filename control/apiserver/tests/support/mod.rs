@@ -144,8 +144,13 @@ impl Api {
     }
 
     async fn of(nodes: Option<NodeClient>) -> Self {
+        Self::guarded(nodes, Arc::new(Permissive)).await
+    }
+
+    /// A server that asks this authorizer.
+    pub async fn guarded(nodes: Option<NodeClient>, authorizer: Arc<dyn Authorizer>) -> Self {
         let cancel = CancellationToken::new();
-        let options = Options { nodes, ..options(&cancel).await };
+        let options = Options { nodes, authorizer, ..options(&cancel).await };
         let server = ApiServer::new(options).await.expect("a server");
         let service = server.service_for(User::new("tester", &[]));
         Self { server, service, cancel }
@@ -156,6 +161,21 @@ impl Api {
         let api = Self::new().await;
         api.post("/api/v1/namespaces", &json!({"metadata": {"name": "default"}})).await.expect(201);
         api
+    }
+
+    /// Serves on a socket of its own, over plain HTTP/1.1 with upgrades, as the user `tester`.
+    pub async fn listen(&self) -> std::net::SocketAddr {
+        let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let (address, service) = (socket.local_addr().expect("an address"), self.service.clone());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = socket.accept().await {
+                let service = hyper_util::service::TowerToHyperService::new(service.clone());
+                let http = hyper::server::conn::http1::Builder::new();
+                let io = hyper_util::rt::TokioIo::new(stream);
+                tokio::spawn(http.serve_connection(io, service).with_upgrades());
+            }
+        });
+        address
     }
 
     pub async fn send(&self, request: Request<Body>) -> http::Response<Body> {

@@ -1,0 +1,93 @@
+//! Requests that are handed on: `proxy` of pods, services and nodes; `exec`, `attach` and `portforward` of pods.
+//!
+//! Source: `pkg/registry/core/{pod,service,node}/rest` and `ConnectResource` in `k8s.io/apiserver/pkg/endpoints/handlers`. The
+//! body is not read here and there is no time limit: what goes through lasts as long as both ends like.
+//! Absent on purpose: translating websockets into SPDY. Nodes serve both, as kubelets do from 1.36 on.
+
+mod forward;
+mod html;
+mod rewrite;
+mod stream;
+mod target;
+pub mod transport;
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{Method, Request, Response};
+use wharf_admission::Operation;
+use wharf_auth::{Decision, User};
+use wharf_registry::Subresource;
+use wharf_types::ApiError;
+
+use forward::forward;
+pub use transport::Outgoing;
+
+use crate::call::Call;
+use crate::query::Query;
+use crate::reply::Body;
+use crate::request::{Info, Resource, Verb};
+use crate::route;
+use crate::server::ApiServer;
+
+/// What a proxy passes on; the verbs of upstream's `proxyMethods`.
+const PROXIED: &[Method] =
+    &[Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::HEAD, Method::OPTIONS];
+
+/// True for requests that are handed on instead of being answered here.
+pub fn serves(resource: &Resource) -> bool {
+    resource.named && matches!(resource.subresource.as_deref(), Some("proxy" | "exec" | "attach" | "portforward"))
+}
+
+/// Hands an authorized request on.
+pub async fn answer(
+    server: &Arc<ApiServer>,
+    parts: Parts,
+    body: Body,
+    query: Query,
+    info: &Info,
+    resource: &Resource,
+    user: User,
+) -> Result<Response<Body>, ApiError> {
+    // HEAD and OPTIONS are no verbs of a resource, but a proxy passes them on.
+    let passed_on = resource.subresource.as_deref() == Some("proxy") && PROXIED.contains(&parts.method);
+    let verb = if passed_on && info.verb == Verb::Other { Verb::Get } else { info.verb };
+    route::resolve(&server.table, resource, verb)?;
+    let (mut bare, ()) = Request::new(()).into_parts();
+    bare.headers = parts.headers.clone();
+    let mut call = server.call(bare, query, &Info { verb, ..info.clone() }, resource, user)?;
+    admit(&mut call).await?;
+    let request = Request::from_parts(parts, body);
+    match call.subresource {
+        Some(Subresource::Proxy) => proxy(&call, resource, request).await,
+        _ => {
+            ensure_create(&call, info).await?;
+            stream::hand_on(&call, request).await
+        }
+    }
+}
+
+async fn admit(call: &mut Call) -> Result<(), ApiError> {
+    let mut attributes = call.attributes(Operation::Connect, None, None, false);
+    call.admit(&mut attributes).await?;
+    call.validate(&attributes).await
+}
+
+async fn proxy(call: &Call, resource: &Resource, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+    let mut backend = target::find(call)?;
+    backend.path = target::path(&resource.rest, request.uri().path().ends_with('/'));
+    forward(&call.server.outgoing, call.server.nodes.as_ref(), backend, request).await
+}
+
+/// A websocket begins with GET, which must not let in who may only read: streams need `create` in any case.
+/// Source: `ensureAuthorizedForVerb` in `pkg/registry/core/pod/rest/authorize.go`.
+async fn ensure_create(call: &Call, info: &Info) -> Result<(), ApiError> {
+    if info.verb == Verb::Create {
+        return Ok(());
+    }
+    let attributes = wharf_auth::Attributes { verb: Verb::Create.name().to_owned(), ..info.attributes() };
+    match call.server.authorizer.authorize(&call.user, &attributes).await {
+        Decision::Allow => Ok(()),
+        Decision::Deny(why) | Decision::NoOpinion(why) => Err(ApiError::forbidden(call.gvr(), &call.name, why)),
+    }
+}
