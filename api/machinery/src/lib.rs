@@ -1,7 +1,8 @@
-//! What API objects are worked with: names, selectors, quantities, bodies, protobuf, patches, schemas, OpenAPI.
+//! What API objects are worked with: names, selectors, quantities, bodies, protobuf, patches, server-side apply, schemas, OpenAPI.
 //!
 //! Pure functions only. Source of the behaviour: `k8s.io/apimachinery`.
 
+pub mod apply;
 pub mod body;
 pub mod names;
 pub mod openapi;
@@ -10,3 +11,4 @@ pub mod protobuf;
 pub mod quantity;
 pub mod schema;
 pub mod selector;
+pub mod tree;

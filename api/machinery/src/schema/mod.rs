@@ -13,6 +13,8 @@ use k8s_openapi::schemars::generate::SchemaSettings;
 use serde_json::Value;
 use wharf_types::Gvk;
 
+use crate::apply::schema::Named;
+
 /// Where a `$ref` points before it is rewritten for the document it ends up in.
 pub const REF_PREFIX: &str = "#/definitions/";
 
@@ -46,9 +48,15 @@ impl Types {
     }
 }
 
-/// The graph of all built-in types.
-pub fn types() -> &'static Types {
-    static TYPES: LazyLock<Types> = LazyLock::new(|| {
+/// What is made of the definitions, once.
+pub(crate) struct Built {
+    types: Types,
+    /// The same types as server-side apply sees them.
+    pub(crate) merge: Named,
+}
+
+pub(crate) fn built() -> &'static Built {
+    static BUILT: LazyLock<Built> = LazyLock::new(|| {
         let definitions = definitions();
         let by_name = definitions
             .iter()
@@ -60,9 +68,14 @@ pub fn types() -> &'static Types {
                 )
             })
             .collect();
-        Types { by_name }
+        Built { types: Types { by_name }, merge: Named::of(&definitions) }
     });
-    &TYPES
+    &BUILT
+}
+
+/// The graph of all built-in types.
+pub fn types() -> &'static Types {
+    &built().types
 }
 
 /// Every built-in schema by its type name; references start with [`REF_PREFIX`].
