@@ -1,9 +1,10 @@
-//! What API objects are worked with: names, selectors, quantities, bodies, protobuf, patches, server-side apply, schemas, OpenAPI.
+//! What API objects are worked with: names, selectors, quantities, bodies, protobuf, patches, server-side apply, schemas, OpenAPI, CEL.
 //!
 //! Pure functions only. Source of the behaviour: `k8s.io/apimachinery`.
 
 pub mod apply;
 pub mod body;
+pub mod cel;
 pub mod names;
 pub mod openapi;
 pub mod patch;
