@@ -2,6 +2,7 @@
 //!
 //! Source of the grammar: `k8s.io/apimachinery/pkg/labels` and `pkg/fields`.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use wharf_types::field::{self, Path};
@@ -254,7 +255,7 @@ impl FieldSelector {
     }
 
     /// A field that the object does not have counts as empty.
-    pub fn matches(&self, fields: &BTreeMap<&'static str, String>) -> bool {
+    pub fn matches<K: Borrow<str> + Ord>(&self, fields: &BTreeMap<K, String>) -> bool {
         self.terms.iter().all(|term| {
             let held = fields.get(term.field.as_str()).map_or("", String::as_str);
             (held == term.value) != term.negated

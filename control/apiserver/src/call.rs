@@ -13,6 +13,7 @@ use wharf_types::{ApiError, BoxObject, Gvr};
 
 use crate::query::Query;
 use crate::server::ApiServer;
+use crate::versions;
 
 pub struct Call {
     pub server: Arc<ApiServer>,
@@ -44,13 +45,16 @@ impl Call {
         ApiError::not_found(self.gvr(), &self.name)
     }
 
-    /// What the cache holds under the call's name.
-    pub fn current(&self) -> Option<Arc<Entry>> {
-        self.collection.get(&self.key())
+    /// What the cache holds under the call's name, in the row's version.
+    pub async fn current(&self) -> Result<Option<Arc<Entry>>, ApiError> {
+        match self.collection.get(&self.key()) {
+            Some(entry) => versions::served(&self.row, entry).await.map(Some),
+            None => Ok(None),
+        }
     }
 
-    pub fn existing(&self) -> Result<Arc<Entry>, ApiError> {
-        self.current().ok_or_else(|| self.not_found())
+    pub async fn existing(&self) -> Result<Arc<Entry>, ApiError> {
+        self.current().await?.ok_or_else(|| self.not_found())
     }
 
     /// The same request about one object of the collection, with notes of its own.
@@ -74,7 +78,7 @@ impl Call {
         self.notes.warnings.extend(warnings);
     }
 
-    /// Reads what the cache holds.
+    /// Reads an entry that is in the row's version.
     pub fn decode(&self, entry: &Entry) -> Result<BoxObject, ApiError> {
         decode_stored(&self.row, entry)
     }
@@ -128,7 +132,7 @@ fn has_own_kind(subresource: Option<Subresource>) -> bool {
     !matches!(subresource, Some(Subresource::Binding | Subresource::Eviction))
 }
 
-/// Reads what the cache holds. Failing means that the store's content is not ours.
+/// Reads an entry that is in the row's version. Failing means that the store's content is not ours.
 pub fn decode_stored(row: &Row, entry: &Entry) -> Result<BoxObject, ApiError> {
     row.kind.decode_stored(&entry.bytes).map_err(|error| {
         tracing::error!(key = %entry.key, %error, "a stored object cannot be read");
@@ -144,7 +148,7 @@ impl Reader for Cluster<'_> {
     fn get(&self, gvr: &Gvr, namespace: Option<&str>, name: &str) -> Option<BoxObject> {
         let row = self.0.table.find(&gvr.group, &gvr.version, &gvr.resource)?;
         let entry = self.0.collection(&row)?.get(&row.key(namespace, name))?;
-        decode_stored(&row, &entry).ok()
+        decode_stored(&row, &*versions::served_now(&row, entry)?).ok()
     }
 
     fn list(&self, gvr: &Gvr, namespace: Option<&str>) -> Vec<BoxObject> {
@@ -155,7 +159,8 @@ impl Reader for Cluster<'_> {
         };
         let Some(collection) = self.0.collection(&row) else { return Vec::new() };
         let snapshot = collection.snapshot();
-        snapshot.range(&prefix, None).filter_map(|entry| decode_stored(&row, entry).ok()).collect()
+        let served = |entry: &Arc<Entry>| versions::served_now(&row, entry.clone());
+        snapshot.range(&prefix, None).filter_map(|entry| decode_stored(&row, &*served(entry)?).ok()).collect()
     }
 
     async fn authorize(&self, user: &User, attributes: &wharf_auth::Attributes) -> Decision {

@@ -54,7 +54,7 @@ impl Index for WithFields {
 }
 
 fn indexed(labels: BTreeMap<String, String>, name: String, namespace: String) -> Indexed {
-    let fields = BTreeMap::from([("metadata.name", name), ("metadata.namespace", namespace)]);
+    let fields = BTreeMap::from([("metadata.name".into(), name), ("metadata.namespace".into(), namespace)]);
     Indexed { labels, fields }
 }
 

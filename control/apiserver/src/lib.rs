@@ -29,6 +29,7 @@ mod subresource;
 mod table;
 mod verbs;
 pub mod version;
+mod versions;
 
 pub use body::BODY_MAX;
 pub use node::NodeClient;

@@ -3,7 +3,7 @@
 //! Source of the order: `DefaultBuildHandlerChain` upstream. Invariants: a write that has begun is finished even if its client
 //! goes away, so what it allocated is never given back under a committed object; a panic ends one request, not the server.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -123,7 +123,10 @@ impl ApiServer {
             reads: Arc::new(Semaphore::new(READS_MAX)),
             writes: Arc::new(Semaphore::new(WRITES_MAX)),
         });
-        for row in server.table.all() {
+        // The stored version of a kind brings the index; its other versions come after it.
+        let mut rows = server.table.all();
+        rows.sort_by_key(|row| row.convert.is_some());
+        for row in rows {
             server.serve(&row).await?;
         }
         Ok(server)
@@ -143,6 +146,36 @@ impl ApiServer {
             collections
         });
         Ok(())
+    }
+
+    /// Serves rows, in place of what was served under their names, or of the same storage. Watches of what is replaced end,
+    /// as they do upstream: the clients list again and see the new shape.
+    pub async fn put_rows(&self, rows: Vec<Row>) -> Result<(), wharf_cache::Error> {
+        let prefixes: BTreeSet<String> = rows.iter().map(Row::prefix).collect();
+        let names: Vec<Gvr> = rows.iter().map(|row| row.gvr.clone()).collect();
+        prefixes.iter().for_each(|prefix| self.cache.remove_collection(prefix));
+        self.table.put(rows);
+        let mut served: Vec<_> =
+            names.iter().filter_map(|gvr| self.table.find(&gvr.group, &gvr.version, &gvr.resource)).collect();
+        served.sort_by_key(|row| row.convert.is_some());
+        for row in served {
+            self.serve(&row).await?;
+        }
+        Ok(())
+    }
+
+    /// Stops serving rows: they are not found any more, and their watches end. What is stored stays stored.
+    pub fn remove_rows(&self, rows: &[Arc<Row>]) {
+        self.table.remove(rows.iter().map(|row| &row.gvr));
+        self.collections.rcu(|held| {
+            let mut collections = HashMap::clone(held);
+            collections.retain(|gvr, _| rows.iter().all(|row| row.gvr != *gvr));
+            collections
+        });
+        let kept: BTreeSet<String> = self.table.all().iter().map(|row| row.prefix()).collect();
+        for prefix in rows.iter().map(|row| row.prefix()).filter(|prefix| !kept.contains(prefix)) {
+            self.cache.remove_collection(&prefix);
+        }
     }
 
     /// Where a row's objects are; none if it is not served yet.

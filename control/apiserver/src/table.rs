@@ -66,7 +66,7 @@ fn list_meta(out: &mut Vec<u8>, meta: &ListMeta<'_>) {
 
 /// `,"columnDefinitions":[…]`
 pub fn columns(out: &mut Vec<u8>, row: &Row) {
-    let column = |column: &Column| {
+    let column = |column: &Column<&str>| {
         json!({
             "name": column.name,
             "type": column.kind,

@@ -15,7 +15,7 @@ struct NameIndex;
 
 impl Index for NameIndex {
     fn index(&self, _: &[u8]) -> Indexed {
-        Indexed { labels: BTreeMap::new(), fields: BTreeMap::from([("metadata.name", "x".to_owned())]) }
+        Indexed { labels: BTreeMap::new(), fields: BTreeMap::from([("metadata.name".into(), "x".to_owned())]) }
     }
 }
 

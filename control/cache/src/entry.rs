@@ -59,6 +59,15 @@ impl Entry {
         })
     }
 
+    /// The same object in another version, whose bytes these are.
+    pub fn shown_as(&self, bytes: &[u8], kind: EventType) -> Self {
+        let layout = Layout::new(kind, bytes.len());
+        layout.finish(self.key.clone(), self.revision, self.indexed.clone(), |out| {
+            out.extend_from_slice(bytes);
+            None
+        })
+    }
+
     /// The ready-made frame, if it is of this type.
     pub(crate) fn frame(&self, kind: EventType) -> Option<Bytes> {
         (self.kind == kind).then(|| self.frame.clone())

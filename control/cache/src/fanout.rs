@@ -4,7 +4,8 @@
 //! nothing. An event looks up the values and prefixes that it has, so the watchers of others cost nothing.
 //! Each watcher has a bounded queue; one whose queue is full stops being offered events and catches up by itself.
 
-use std::collections::{HashMap, VecDeque};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
@@ -220,7 +221,7 @@ impl Watchers {
     }
 }
 
-fn value<'a>(fields: &'a std::collections::BTreeMap<&'static str, String>, field: &str) -> &'a str {
+fn value<'a>(fields: &'a BTreeMap<Cow<'static, str>, String>, field: &str) -> &'a str {
     fields.get(field).map_or("", String::as_str)
 }
 

@@ -1,5 +1,6 @@
 //! The types that the API server and the cache meet at.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
@@ -15,7 +16,7 @@ use crate::entry::Entry;
 pub struct Indexed {
     pub labels: BTreeMap<String, String>,
     /// Selectable fields, `metadata.name` and `metadata.namespace` among them.
-    pub fields: BTreeMap<&'static str, String>,
+    pub fields: BTreeMap<Cow<'static, str>, String>,
 }
 
 /// Extracts what selectors need from an object's bytes. One per collection; supplied by the resource table's row.
@@ -59,15 +60,19 @@ pub struct Event {
     /// For an update: the old object at this revision, for watchers whose selection it left.
     left: OnceLock<Arc<Entry>>,
     /// What was encoded so far, by type and format.
-    encoded: Mutex<Vec<(EventType, u8, Bytes)>>,
+    encoded: Mutex<Vec<(EventType, u16, Bytes)>>,
+    /// The object in other versions than the stored one, by slot and type.
+    shown: Mutex<Vec<(EventType, u8, Arc<Entry>)>>,
 }
 
 /// The format of [`Delivery::frame`] among what an event has encoded.
 const JSON: u8 = 0;
+/// How many formats each version has.
+const FORMATS: u16 = 256;
 
 impl Event {
     pub(crate) fn new(revision: Revision, old: Option<Arc<Entry>>, new: Arc<Entry>, deleted: bool) -> Self {
-        Self { revision, old, new, deleted, left: OnceLock::new(), encoded: Mutex::default() }
+        Self { revision, old, new, deleted, left: OnceLock::new(), encoded: Mutex::default(), shown: Mutex::default() }
     }
 
     /// What a watcher with this filter sees of the change, as upstream's cacher decides it.
@@ -92,10 +97,10 @@ impl Event {
             }
             _ => &self.new,
         };
-        Delivery { kind, entry: entry.clone(), event: Some(self.clone()) }
+        Delivery { kind, entry: entry.clone(), event: Some(self.clone()), slot: 0 }
     }
 
-    fn encoded(&self, kind: EventType, format: u8, make: impl FnOnce() -> Bytes) -> Bytes {
+    fn encoded(&self, kind: EventType, format: u16, make: impl FnOnce() -> Bytes) -> Bytes {
         let mut encoded = self.encoded.lock();
         if let Some((.., bytes)) = encoded.iter().find(|(k, f, _)| (*k, *f) == (kind, format)) {
             return bytes.clone();
@@ -168,12 +173,14 @@ pub struct Delivery {
     pub entry: Arc<Entry>,
     /// None among the initial events.
     event: Option<Arc<Event>>,
+    /// 0 for the stored version.
+    slot: u8,
 }
 
 impl Delivery {
     /// One of a watch's initial events.
     pub(crate) fn initial(entry: Arc<Entry>) -> Self {
-        Self { kind: EventType::Added, entry, event: None }
+        Self { kind: EventType::Added, entry, event: None, slot: 0 }
     }
 
     /// `{"type":"ADDED","object":{…}}\n`: encoded at most once for an event, and shared by all its watchers.
@@ -184,11 +191,33 @@ impl Delivery {
         self.encoded(JSON, || self.entry.encode_frame(self.kind))
     }
 
+    /// The revision at which what is delivered was written: of a deletion, that of the object's last state.
+    pub fn written_at(&self) -> Revision {
+        let old = self.event.as_ref().and_then(|event| event.old.as_ref()).filter(|_| self.kind == EventType::Deleted);
+        old.map_or(self.entry.revision, |old| old.revision)
+    }
+
+    /// The delivery in another version, if one of its watchers has made it already.
+    pub fn shown(&self, slot: u8) -> Option<Delivery> {
+        let shown = self.event.as_ref()?.shown.lock();
+        let (.., entry) = shown.iter().find(|(kind, held, _)| (*kind, *held) == (self.kind, slot))?;
+        Some(Delivery { entry: entry.clone(), slot, ..self.clone() })
+    }
+
+    /// The delivery in another version, whose bytes these are. All watchers of the version share it.
+    pub fn show(&self, slot: u8, bytes: &[u8]) -> Delivery {
+        let entry = Arc::new(self.entry.shown_as(bytes, self.kind));
+        if let Some(event) = &self.event {
+            event.shown.lock().push((self.kind, slot, entry.clone()));
+        }
+        Delivery { entry, slot, ..self.clone() }
+    }
+
     /// The delivery in some other form (a Table, protobuf), made at most once for an event and type. The caller gives
     /// each form a `format` of its own, above 0.
     pub fn encoded(&self, format: u8, make: impl FnOnce() -> Bytes) -> Bytes {
         match &self.event {
-            Some(event) => event.encoded(self.kind, format, make),
+            Some(event) => event.encoded(self.kind, u16::from(self.slot) * FORMATS + u16::from(format), make),
             None => make(),
         }
     }

@@ -36,9 +36,9 @@ pub trait Kind: Send + Sync {
     fn warnings(&self, object: &dyn AnyObject, old: Option<&dyn AnyObject>) -> Vec<String>;
     fn allow_create_on_update(&self) -> bool;
     fn allow_unconditional_update(&self) -> bool;
-    fn fields(&self, object: &dyn AnyObject) -> Vec<(&'static str, String)>;
-    fn field_names(&self) -> &'static [&'static str];
-    fn columns(&self) -> &'static [Column];
+    fn fields(&self, object: &dyn AnyObject) -> Vec<(Cow<'static, str>, String)>;
+    fn field_names(&self) -> Vec<&str>;
+    fn columns(&self) -> Vec<Column<&str>>;
     fn cells(&self, object: &dyn AnyObject, now: Timestamp) -> Vec<Value>;
     fn delete(&self, object: &mut dyn AnyObject, options: &DeleteOptions) -> Graceful;
     fn orphans_by_default(&self) -> bool;
@@ -129,16 +129,16 @@ impl<S: Strategy> Kind for Typed<S> {
         self.0.allow_unconditional_update()
     }
 
-    fn fields(&self, object: &dyn AnyObject) -> Vec<(&'static str, String)> {
-        self.0.fields(self.of(object))
+    fn fields(&self, object: &dyn AnyObject) -> Vec<(Cow<'static, str>, String)> {
+        self.0.fields(self.of(object)).into_iter().map(|(name, value)| (name.into(), value)).collect()
     }
 
-    fn field_names(&self) -> &'static [&'static str] {
-        self.0.field_names()
+    fn field_names(&self) -> Vec<&str> {
+        self.0.field_names().to_vec()
     }
 
-    fn columns(&self) -> &'static [Column] {
-        self.0.columns()
+    fn columns(&self) -> Vec<Column<&str>> {
+        self.0.columns().to_vec()
     }
 
     fn cells(&self, object: &dyn AnyObject, now: Timestamp) -> Vec<Value> {

@@ -7,6 +7,7 @@
 mod admission;
 pub mod builtin;
 mod checks;
+mod convert;
 mod kind;
 mod kinds;
 pub mod meta;
@@ -18,6 +19,7 @@ pub mod strategy;
 mod testing;
 mod wire;
 
+pub use convert::{Convert, ConvertError, Converted, Edit, Mapped, ordered};
 pub use kind::{DecodeError, Kind, Typed};
 pub use row::{Row, Scope, Subresource, Table};
 pub use strategy::{Column, Graceful, Scale, Strategy};

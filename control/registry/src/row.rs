@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use wharf_types::{Gvk, Gvr};
 
+use crate::convert::Convert;
 use crate::kind::Kind;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +68,8 @@ pub struct Row {
     pub storage: String,
     pub subresources: Vec<Subresource>,
     pub kind: Arc<dyn Kind>,
+    /// None where objects are stored in this row's version: see [`Convert`].
+    pub convert: Option<Arc<dyn Convert>>,
 }
 
 impl Row {
@@ -106,6 +109,26 @@ impl Table {
     pub fn new(rows: Vec<Row>) -> Self {
         let by_resource = rows.into_iter().map(|row| (row.gvr.clone(), Arc::new(row))).collect();
         Self { rows: ArcSwap::from_pointee(Rows { by_resource }) }
+    }
+
+    /// Adds rows, or puts them in place of those of the same name. What was found before stays as it was.
+    pub fn put(&self, rows: impl IntoIterator<Item = Row>) {
+        let rows: Vec<(Gvr, Arc<Row>)> = rows.into_iter().map(|row| (row.gvr.clone(), Arc::new(row))).collect();
+        self.rows.rcu(|held| {
+            let mut by_resource = held.by_resource.clone();
+            by_resource.extend(rows.iter().cloned());
+            Rows { by_resource }
+        });
+    }
+
+    /// Takes rows away; none of them is found from now on.
+    pub fn remove<'a>(&self, rows: impl IntoIterator<Item = &'a Gvr>) {
+        let rows: Vec<&Gvr> = rows.into_iter().collect();
+        self.rows.rcu(|held| {
+            let mut by_resource = held.by_resource.clone();
+            by_resource.retain(|gvr, _| !rows.contains(&gvr));
+            Rows { by_resource }
+        });
     }
 
     pub fn find(&self, group: &str, version: &str, resource: &str) -> Option<Arc<Row>> {

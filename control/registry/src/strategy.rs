@@ -7,14 +7,15 @@ use wharf_types::meta::DeleteOptions;
 use wharf_types::{AnyObject, KubeObject};
 
 /// A printer column, as in a `Table` reply.
+/// Those of built-in kinds are static; custom resources bring their own.
 #[derive(Clone, Copy, Debug)]
-pub struct Column {
-    pub name: &'static str,
+pub struct Column<T = &'static str> {
+    pub name: T,
     /// OpenAPI type: `string`, `integer`, `number`, `boolean` or `date`.
-    pub kind: &'static str,
+    pub kind: T,
     /// `name` for the column that names the object, else empty.
-    pub format: &'static str,
-    pub description: &'static str,
+    pub format: T,
+    pub description: T,
     /// 0 is shown always, 1 with `-o wide`.
     pub priority: i32,
 }

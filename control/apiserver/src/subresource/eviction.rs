@@ -26,7 +26,7 @@ pub async fn create(call: &mut Call, bytes: Bytes) -> Result<Reply, ApiError> {
     if eviction.metadata.name.as_deref() != Some(call.name.as_str()) {
         return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
     }
-    call.existing()?;
+    call.existing().await?;
     let mut options = eviction.delete_options.clone().unwrap_or_default();
     validate_delete(&options)?;
     if write_options.dry_run {

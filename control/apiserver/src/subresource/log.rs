@@ -14,7 +14,7 @@ use crate::query::Query;
 use crate::reply::{self, Body, Reply};
 
 pub async fn get(call: &Call) -> Result<Reply, ApiError> {
-    let entry = call.existing()?;
+    let entry = call.existing().await?;
     let object = call.decode(&entry)?;
     let pod: &Pod = object.downcast_ref().ok_or_else(ApiError::no_such_path)?;
     let parameters = parameters(call)?;

@@ -23,7 +23,7 @@ fn kind() -> Gvk {
 }
 
 pub async fn get(call: &Call) -> Result<Reply, ApiError> {
-    let entry = call.existing()?;
+    let entry = call.existing().await?;
     let object = call.decode(&entry)?;
     Ok(Reply::plain(StatusCode::OK, &view(&call.row, &*object)?))
 }

@@ -19,6 +19,7 @@ use crate::options::WriteOptions;
 use crate::reply::Reply;
 use crate::verbs::list::cache_error;
 use crate::verbs::write::Written;
+use crate::versions;
 
 /// How often a name is generated before the server gives up: upstream's `maxNameGenerationCreateAttempts`.
 const GENERATE_TRIES: usize = 8;
@@ -117,10 +118,12 @@ async fn store(call: &mut Call, mut object: BoxObject, dry_run: bool) -> Result<
             None => Ok(Written { bytes: object.to_vec().into(), created: true }),
         };
     }
-    match call.server.cache.commit(&key, Precondition::Absent, Change::Put(object.to_vec().into())).await {
+    let stored = versions::stored(&call.row, object.to_vec().into()).await?;
+    match call.server.cache.commit(&key, Precondition::Absent, Change::Put(stored)).await {
         Ok(committed) => {
             claim.into_iter().for_each(|claim| claim.keep());
-            Ok(Written { bytes: committed.entry.bytes.clone(), created: true })
+            let entry = versions::served(&call.row, committed.entry).await?;
+            Ok(Written { bytes: entry.bytes.clone(), created: true })
         }
         Err(CacheError::Conflict { .. }) => Err(ApiError::already_exists(call.gvr(), &call.name)),
         Err(error) => Err(cache_error(error)),

@@ -90,7 +90,7 @@ fn is_dry_run(options: &DeleteOptions) -> bool {
 pub async fn delete_object(call: &mut Call, options: &DeleteOptions) -> Result<Outcome, ApiError> {
     let dry_run = is_dry_run(options);
     for _ in 0..TRIES {
-        let entry = call.existing()?;
+        let entry = call.existing().await?;
         let old = call.decode(&entry)?;
         check_preconditions(call, old.meta(), options)?;
         let mut write = call.attributes(Operation::Delete, None, Some(old), dry_run);
@@ -125,7 +125,7 @@ pub async fn delete_object(call: &mut Call, options: &DeleteOptions) -> Result<O
 /// The second half of a graceful deletion without grace. Whoever else removes the object meanwhile is welcome to.
 async fn remove_marked(call: &Call, object: &dyn AnyObject, last: Bytes) -> Result<Outcome, ApiError> {
     for _ in 0..TRIES {
-        let Some(entry) = call.current() else { return Ok(Outcome::Gone(last)) };
+        let Some(entry) = call.current().await? else { return Ok(Outcome::Gone(last)) };
         let current = call.decode(&entry)?;
         if current.meta().uid != object.meta().uid {
             return Ok(Outcome::Gone(last));

@@ -14,6 +14,7 @@ use crate::call::Call;
 use crate::options::{ListOptions, Version, VersionMatch};
 use crate::reply::{List, Reply};
 use crate::verbs::page::{self, Token};
+use crate::versions;
 
 /// How long a read waits for the cache to come to a revision that the client has seen: upstream's `blockTimeout`.
 const FRESH_WAIT: Duration = Duration::from_secs(3);
@@ -55,7 +56,9 @@ pub async fn collect(call: &Call, options: &ListOptions) -> Result<List, ApiErro
     };
     // Upstream serves `resourceVersion=0` from its cache, which knows no pages.
     let limit = if options.version == Version::Any && after.is_none() { 0 } else { options.limit };
-    Ok(page_of(call, options, &filter, &snapshot, after.as_deref(), limit))
+    let mut page = page_of(call, options, &filter, &snapshot, after.as_deref(), limit);
+    page.entries = versions::all_served(&call.row, page.entries).await?;
+    Ok(page)
 }
 
 fn decide(options: &ListOptions, prefix: &str) -> Result<From, ApiError> {

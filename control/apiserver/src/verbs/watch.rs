@@ -24,6 +24,7 @@ use crate::options::{ListOptions, Version};
 use crate::reply::{self, Body, BoxError, Reply};
 use crate::table::{self, Include};
 use crate::verbs::list;
+use crate::versions;
 
 /// How long a watch lasts that does not say, at least and at most: upstream's `--min-request-timeout`.
 const LASTS_S: std::ops::Range<u64> = 1800..3600;
@@ -128,7 +129,13 @@ impl Stream {
                 },
             };
             match item {
-                Ok(Item::Event(delivery)) => return Some(self.frame(&delivery)),
+                Ok(Item::Event(delivery)) => match versions::delivered(&self.row, delivery).await {
+                    Ok(delivery) => return Some(self.frame(&delivery)),
+                    Err(error) => {
+                        self.over = true;
+                        return Some(self.in_encoding(error_frame(&error)));
+                    }
+                },
                 Ok(Item::InitialEventsEnd(revision)) if self.bookmarks && self.marks_initial_end => {
                     return Some(self.bookmark(revision, true));
                 }

@@ -17,6 +17,7 @@ use wharf_types::{AnyObject, ApiError, BoxObject, Gvk};
 use crate::call::Call;
 use crate::verbs::create;
 use crate::verbs::list::cache_error;
+use crate::versions;
 
 /// How often a write starts again because somebody else's came first. One writer wins each round, so this is also how many
 /// may change one object at once; the request's time is up before that.
@@ -52,7 +53,7 @@ pub type Make<'a> = dyn FnMut(Option<&Entry>) -> Result<BoxObject, ApiError> + S
 /// Updates the object of the call.
 pub async fn update(call: &mut Call, plan: Plan, make: &mut Make<'_>) -> Result<Written, ApiError> {
     for _ in 0..TRIES {
-        let Some(entry) = call.current() else {
+        let Some(entry) = call.current().await? else {
             if plan.rules != Rules::Main || !plan.whole || !call.row.kind.allow_create_on_update() {
                 return Err(call.not_found());
             }
@@ -119,9 +120,12 @@ async fn attempt(call: &mut Call, plan: Plan, entry: &Entry, object: BoxObject) 
 /// Commits an object over the entry that it was made of; none if that has changed.
 pub async fn put(call: &Call, entry: &Entry, object: &mut dyn AnyObject) -> Result<Option<Written>, ApiError> {
     object.meta_mut().resource_version = None;
-    let change = Change::Put(object.to_vec().into());
+    let change = Change::Put(versions::stored(&call.row, object.to_vec().into()).await?);
     match call.server.cache.commit(&entry.key, Precondition::At(entry.revision), change).await {
-        Ok(committed) => Ok(Some(Written { bytes: committed.entry.bytes.clone(), created: false })),
+        Ok(committed) => {
+            let entry = versions::served(&call.row, committed.entry).await?;
+            Ok(Some(Written { bytes: entry.bytes.clone(), created: false }))
+        }
         Err(CacheError::Conflict { current: None }) => Err(call.not_found()),
         Err(CacheError::Conflict { .. }) => Ok(None),
         Err(error) => Err(cache_error(error)),
@@ -135,7 +139,8 @@ pub async fn remove(call: &Call, entry: &Entry, object: &dyn AnyObject) -> Resul
             if let Some(allocator) = call.server.allocators.get(call.gvr()) {
                 allocator.release(object);
             }
-            Ok(Some(committed.entry.bytes.clone()))
+            let gone = versions::deleted(&call.row, committed.entry, entry.revision).await?;
+            Ok(Some(gone.bytes.clone()))
         }
         Err(CacheError::Conflict { current: None }) => Err(call.not_found()),
         Err(CacheError::Conflict { .. }) => Ok(None),
@@ -254,7 +259,7 @@ pub async fn change(
     edit: &mut (dyn FnMut(&mut dyn AnyObject) -> Result<(), ApiError> + Send),
 ) -> Result<Written, ApiError> {
     for _ in 0..TRIES {
-        let entry = call.existing()?;
+        let entry = call.existing().await?;
         let mut object = call.decode(&entry)?;
         edit(&mut *object)?;
         if dry_run {

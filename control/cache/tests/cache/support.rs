@@ -27,9 +27,9 @@ impl Index for PodIndex {
         Indexed {
             labels: labels.map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned())).collect(),
             fields: BTreeMap::from([
-                ("metadata.name", text("/metadata/name")),
-                ("metadata.namespace", text("/metadata/namespace")),
-                ("spec.nodeName", text("/spec/nodeName")),
+                ("metadata.name".into(), text("/metadata/name")),
+                ("metadata.namespace".into(), text("/metadata/namespace")),
+                ("spec.nodeName".into(), text("/spec/nodeName")),
             ]),
         }
     }
