@@ -53,6 +53,12 @@ pub fn rows() -> Vec<Row> {
         row(kinds::clusterrole::ClusterRoles,      &[],         NOT_IN_ALL, "clusterroles",           &[]),
         row(kinds::rolebinding::RoleBindings,      &[],         NOT_IN_ALL, "rolebindings",           &[]),
         row(kinds::role::Roles,                    &[],         NOT_IN_ALL, "roles",                  &[]),
+        row(kinds::csidriver::CSIDrivers,          &[],         NOT_IN_ALL, "csidrivers",             &[]),
+        row(kinds::csinode::CSINodes,              &[],         NOT_IN_ALL, "csinodes",               &[]),
+        row(kinds::csistoragecapacity::CSIStorageCapacities, &[], NOT_IN_ALL, "csistoragecapacities", &[]),
+        row(kinds::storageclass::StorageClasses,   &["sc"],     NOT_IN_ALL, "storageclasses",         &[]),
+        row(kinds::volumeattachment::VolumeAttachments, &[],    NOT_IN_ALL, "volumeattachments",      &[Status]),
+        row(kinds::volumeattributesclass::VolumeAttributesClasses, &["vac"], NOT_IN_ALL, "volumeattributesclasses", &[]),
     ]
 }
 

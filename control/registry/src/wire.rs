@@ -13,6 +13,7 @@ use wharf_machinery::quantity::{ParseError, Quantity};
 /// Fields that hold keys of the user's own: what is in them is left as it is.
 const MAPS: &[&str] = &[
     "annotations",
+    "attachmentMetadata",
     "binaryData",
     "data",
     "deprecatedTopology",
@@ -21,6 +22,7 @@ const MAPS: &[&str] = &[
     "matchLabels",
     "nodeSelector",
     "options",
+    "parameters",
     "stringData",
     "userAnnotations",
     "volumeAttributes",
@@ -44,7 +46,7 @@ const AMOUNTS: &[&str] = &[
 ];
 
 /// Fields that hold one amount.
-const AMOUNT: &[&str] = &["divisor", "sizeLimit"];
+const AMOUNT: &[&str] = &["capacity", "divisor", "maximumVolumeSize", "sizeLimit"];
 
 /// Strings that are pointers in Go, where empty is not absent.
 const KEPT_STRINGS: &[&str] = &[

@@ -3,6 +3,9 @@
 pub mod clusterrole;
 pub mod clusterrolebinding;
 pub mod configmap;
+pub mod csidriver;
+pub mod csinode;
+pub mod csistoragecapacity;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
@@ -28,9 +31,12 @@ pub mod rolebinding;
 pub mod secret;
 pub mod service;
 pub mod serviceaccount;
+pub mod storageclass;
 pub mod validatingpolicy;
 pub mod validatingpolicybinding;
 pub mod validatingwebhook;
+pub mod volumeattachment;
+pub mod volumeattributesclass;
 
 use std::collections::BTreeMap;
 
@@ -55,6 +61,16 @@ fn created(meta: &ObjectMeta, now: Timestamp) -> Value {
 /// The generation of an update: the old one, or the next where something changed that a controller must act on.
 fn generation(meta: &mut ObjectMeta, old: &ObjectMeta, changed: bool) {
     meta.generation = old.generation.map(|generation| generation + i64::from(changed)).or(changed.then_some(1));
+}
+
+/// A write of the status leaves what the metadata tells to the object's own update (`ResetObjectMetaForStatus`).
+fn keep_meta(meta: &mut ObjectMeta, old: &ObjectMeta) {
+    meta.deletion_timestamp.clone_from(&old.deletion_timestamp);
+    meta.generation = old.generation;
+    meta.labels.clone_from(&old.labels);
+    meta.annotations.clone_from(&old.annotations);
+    meta.finalizers.clone_from(&old.finalizers);
+    meta.owner_references.clone_from(&old.owner_references);
 }
 
 /// What upstream prints for an empty cell.

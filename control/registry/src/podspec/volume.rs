@@ -7,13 +7,15 @@ use std::collections::BTreeSet;
 
 use wharf_types::field::{Error, Errors, Path};
 use wharf_types::k8s::api::core::v1::{
-    DownwardAPIVolumeFile, EphemeralVolumeSource, HostPathVolumeSource, KeyToPath, NFSVolumeSource, Volume,
+    CSIVolumeSource, DownwardAPIVolumeFile, EphemeralVolumeSource, HostPathVolumeSource, KeyToPath, NFSVolumeSource,
+    Volume,
 };
 
 use super::container::Volumes;
 use super::env::{FILE_FIELDS, validate_field, validate_resource};
 use super::{Owner, projected};
 use crate::checks;
+use crate::kinds::storageclass::validate_driver_name;
 use crate::quantity;
 
 const MODE_MAX: i32 = 0o777;
@@ -105,12 +107,7 @@ fn validate_storage(volume: &Volume, owner: Owner, path: &Path) -> Option<Errors
     } else if let Some(source) = &volume.persistent_volume_claim {
         required(path.child("persistentVolumeClaim").child("claimName"), &source.claim_name)
     } else if let Some(source) = &volume.csi {
-        let path = path.child("csi").child("driver");
-        if source.driver.is_empty() {
-            vec![Error::required(&path, "")]
-        } else {
-            checks::dns1123_subdomain(&source.driver.to_lowercase(), &path)
-        }
+        csi(source, &path.child("csi"))
     } else if let Some(source) = &volume.ephemeral {
         ephemeral(source, &path.child("ephemeral"))
     } else if let Some(source) = &volume.image {
@@ -129,7 +126,15 @@ fn validate_storage(volume: &Volume, owner: Owner, path: &Path) -> Option<Errors
     })
 }
 
-fn host_path(source: &HostPathVolumeSource, path: &Path) -> Errors {
+fn csi(source: &CSIVolumeSource, path: &Path) -> Errors {
+    let mut errors = validate_driver_name(&source.driver, &path.child("driver"));
+    if source.node_publish_secret_ref.as_ref().is_some_and(|secret| secret.name.is_empty()) {
+        errors.push(Error::required(&path.child("nodePublishSecretRef").child("name"), ""));
+    }
+    errors
+}
+
+pub fn host_path(source: &HostPathVolumeSource, path: &Path) -> Errors {
     if source.path.is_empty() {
         return vec![Error::required(&path.child("path"), "")];
     }
@@ -139,7 +144,7 @@ fn host_path(source: &HostPathVolumeSource, path: &Path) -> Errors {
     errors
 }
 
-fn nfs(source: &NFSVolumeSource, path: &Path) -> Errors {
+pub fn nfs(source: &NFSVolumeSource, path: &Path) -> Errors {
     let mut errors = Vec::new();
     if source.server.is_empty() {
         errors.push(Error::required(&path.child("server"), ""));
@@ -222,7 +227,7 @@ pub fn relative_path(target: &str, path: &Path) -> Errors {
     errors
 }
 
-fn no_backsteps(target: &str, path: &Path) -> Errors {
+pub fn no_backsteps(target: &str, path: &Path) -> Errors {
     if target.split('/').any(|part| part == "..") {
         vec![Error::invalid(path, target, "must not contain '..'")]
     } else {

@@ -3,22 +3,24 @@
 //! Source: `ValidatePersistentVolume` and `pkg/registry/core/persistentvolume`. Of a source that belongs to one vendor's
 //! driver only its number is checked.
 
+mod validation;
+
 use jiff::Timestamp;
 use serde_json::Value;
 use wharf_types::field::{Error, Errors, Path};
 use wharf_types::k8s::api::core::v1::{PersistentVolume, PersistentVolumeSpec, PersistentVolumeStatus};
 
-use super::pvc::{VOLUME_MODES, short_modes, validate_access_modes};
+use super::pvc::short_modes;
 use super::{created, name};
 use crate::checks;
-use crate::podspec::{defaults, scheduling};
-use crate::quantity::{self, Amount, SYNTAX};
+use crate::podspec::defaults;
 use crate::strategy::{AGE, Column, NAME, Strategy};
+
+pub use validation::validate_inline;
 
 #[derive(Debug)]
 pub struct PersistentVolumes;
 
-const RECLAIM_POLICIES: &[&str] = &["Delete", "Recycle", "Retain"];
 /// Fields of the spec that are no source.
 const PLAIN_FIELDS: &[&str] = &[
     "accessModes",
@@ -58,7 +60,7 @@ impl Strategy for PersistentVolumes {
     }
 
     fn validate(&self, volume: &PersistentVolume) -> Errors {
-        volume.spec.as_ref().map_or_else(Vec::new, |spec| validate_spec(spec, &Path::new("spec")))
+        volume.spec.as_ref().map_or_else(Vec::new, |spec| validation::validate_spec(spec, &Path::new("spec")))
     }
 
     fn validate_update(&self, new: &PersistentVolume, old: &PersistentVolume) -> Errors {
@@ -66,13 +68,18 @@ impl Strategy for PersistentVolumes {
         let (new, old) = (new.spec.as_ref().unwrap_or(&empty), old.spec.as_ref().unwrap_or(&empty));
         let path = Path::new("spec");
         let mut errors = Vec::new();
-        if sources(new) != sources(old) {
+        if sources(&without_new_secret(new, old)) != sources(old) {
             let path = path.child("persistentvolumesource");
             errors.push(Error::forbidden(&path, "spec.persistentvolumesource is immutable after creation"));
         }
-        errors.extend(checks::immutable(&new.volume_mode, &old.volume_mode, &path.child("volumeMode")));
+        // These two are named without `spec` upstream.
+        errors.extend(checks::immutable(&new.volume_mode, &old.volume_mode, &Path::new("volumeMode")));
         if old.node_affinity.is_some() {
-            errors.extend(checks::immutable(&new.node_affinity, &old.node_affinity, &path.child("nodeAffinity")));
+            errors.extend(checks::immutable(&new.node_affinity, &old.node_affinity, &Path::new("nodeAffinity")));
+        }
+        if old.volume_attributes_class_name.is_some() && new.volume_attributes_class_name.is_none() {
+            let why = "update from non-nil value to nil is forbidden";
+            errors.push(Error::forbidden(&path.child("volumeAttributesClassName"), why));
         }
         errors
     }
@@ -153,6 +160,17 @@ impl Strategy for PersistentVolumes {
     }
 }
 
+/// The secret for growing a volume may be named later than the volume is made.
+fn without_new_secret(new: &PersistentVolumeSpec, old: &PersistentVolumeSpec) -> PersistentVolumeSpec {
+    let mut spec = new.clone();
+    if let (Some(csi), Some(held)) = (&mut spec.csi, &old.csi)
+        && held.controller_expand_secret_ref.is_none()
+    {
+        csi.controller_expand_secret_ref = None;
+    }
+    spec
+}
+
 /// The source, or sources, as the API prints them.
 fn sources(spec: &PersistentVolumeSpec) -> serde_json::Map<String, Value> {
     let mut fields = checks::json(spec).as_object().cloned().unwrap_or_default();
@@ -160,110 +178,13 @@ fn sources(spec: &PersistentVolumeSpec) -> serde_json::Map<String, Value> {
     fields
 }
 
-fn validate_spec(spec: &PersistentVolumeSpec, path: &Path) -> Errors {
-    let mut errors =
-        validate_access_modes(spec.access_modes.as_deref().unwrap_or_default(), &path.child("accessModes"));
-    let at = path.child("capacity");
-    let capacity = spec.capacity.clone().unwrap_or_default();
-    if capacity.is_empty() {
-        errors.push(Error::required(&at, ""));
-    } else if !capacity.contains_key("storage") || capacity.len() > 1 {
-        errors.push(Error::not_supported(&at, checks::json(&capacity), &["storage"]));
-    }
-    for (resource, size) in &capacity {
-        match quantity::amount(size) {
-            None => errors.push(Error::invalid(&at.key(resource), &size.0, SYNTAX)),
-            Some(amount) if amount <= Amount::default() => {
-                errors.push(Error::invalid(&at.key(resource), &size.0, "must be greater than zero"));
-            }
-            Some(_) => {}
-        }
-    }
-    let policy = spec.persistent_volume_reclaim_policy.as_deref().unwrap_or_default();
-    errors.extend(checks::one_of(policy, RECLAIM_POLICIES, &path.child("persistentVolumeReclaimPolicy")));
-    if let Some(affinity) = &spec.node_affinity {
-        let path = path.child("nodeAffinity").child("required");
-        match &affinity.required {
-            None => errors.push(Error::required(&path, "must specify required node constraints")),
-            Some(required) => errors.extend(scheduling::node_selector(required, &path)),
-        }
-    }
-    let sources = sources(spec);
-    for field in sources.keys().skip(1) {
-        errors.push(Error::forbidden(&path.child(field), "may not specify more than 1 volume type"));
-    }
-    if sources.is_empty() {
-        errors.push(Error::required(path, "must specify a volume type"));
-    }
-    errors.extend(validate_source(spec, path));
-    if let Some(class) = spec.storage_class_name.as_deref().filter(|class| !class.is_empty()) {
-        errors.extend(checks::dns1123_subdomain(class, &path.child("storageClassName")));
-    }
-    if let Some(mode) = &spec.volume_mode {
-        errors.extend(checks::one_of(mode, VOLUME_MODES, &path.child("volumeMode")));
-    }
-    errors
-}
-
-/// The sources that any cluster may have.
-fn validate_source(spec: &PersistentVolumeSpec, path: &Path) -> Errors {
-    let mut errors = Vec::new();
-    let mut need = |path: Path, value: &str| {
-        if value.is_empty() {
-            errors.push(Error::required(&path, ""));
-        }
-    };
-    if let Some(source) = &spec.host_path {
-        need(path.child("hostPath").child("path"), &source.path);
-    }
-    if let Some(source) = &spec.local {
-        need(path.child("local").child("path"), &source.path);
-    }
-    if let Some(source) = &spec.nfs {
-        need(path.child("nfs").child("server"), &source.server);
-        need(path.child("nfs").child("path"), &source.path);
-    }
-    if let Some(source) = &spec.csi {
-        need(path.child("csi").child("driver"), &source.driver);
-        need(path.child("csi").child("volumeHandle"), &source.volume_handle);
-    }
-    if spec.local.is_some() && spec.node_affinity.is_none() {
-        errors.push(Error::required(&path.child("nodeAffinity"), "Local volume requires node affinity"));
-    }
-    errors
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{check, check_cells, check_update};
+    use crate::testing::{check_cells, check_update};
 
     const VOLUME: &str =
         "{metadata: {name: v}, spec: {accessModes: [ReadWriteOnce], capacity: {storage: 1Gi}, hostPath: {path: /x}}}";
-
-    #[test]
-    fn a_volume_has_a_size_and_one_source() {
-        check(&PersistentVolumes, VOLUME, &[]);
-        check(
-            &PersistentVolumes,
-            "{}",
-            &[
-                "spec.accessModes: Required value: at least 1 access mode is required",
-                "spec.capacity: Required value",
-                "spec: Required value: must specify a volume type",
-            ],
-        );
-        check(
-            &PersistentVolumes,
-            &VOLUME.replace("hostPath", "nfs: {server: s, path: /y}, hostPath"),
-            &["spec.nfs: Forbidden: may not specify more than 1 volume type"],
-        );
-        check(
-            &PersistentVolumes,
-            &VOLUME.replace("hostPath", "local"),
-            &["spec.nodeAffinity: Required value: Local volume requires node affinity"],
-        );
-    }
 
     #[test]
     fn the_source_stays() {
@@ -273,6 +194,24 @@ mod tests {
             &VOLUME.replace("/x", "/y"),
             &["spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation"],
         );
+    }
+
+    #[test]
+    fn the_secret_for_growth_comes_later() {
+        let csi =
+            |more: &str| VOLUME.replace("hostPath: {path: /x}", &format!("csi: {{driver: a, volumeHandle: b{more}}}"));
+        let growing = csi(", controllerExpandSecretRef: {name: s, namespace: n}");
+        check_update(&PersistentVolumes, &csi(""), &growing, &[]);
+        let why = "spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation";
+        check_update(&PersistentVolumes, &growing, &csi(""), &[why]);
+    }
+
+    #[test]
+    fn a_class_of_attributes_is_not_taken_away() {
+        let with = VOLUME.replace("hostPath", "volumeAttributesClassName: gold, hostPath");
+        let why = "spec.volumeAttributesClassName: Forbidden: update from non-nil value to nil is forbidden";
+        check_update(&PersistentVolumes, &with, VOLUME, &[why]);
+        check_update(&PersistentVolumes, VOLUME, &with, &[]);
     }
 
     #[test]
