@@ -1,10 +1,12 @@
-//! What API objects are worked with: names, selectors, quantities, bodies, protobuf, patches, server-side apply, schemas, OpenAPI, CEL.
+//! What API objects are worked with: names, selectors, quantities, bodies, certificate requests, protobuf, patches,
+//! server-side apply, schemas, OpenAPI, CEL.
 //!
 //! Pure functions only. Source of the behaviour: `k8s.io/apimachinery`.
 
 pub mod apply;
 pub mod body;
 pub mod cel;
+pub mod csr;
 pub mod names;
 pub mod openapi;
 pub mod patch;

@@ -8,11 +8,12 @@ use jiff::Timestamp;
 use wharf_admission::{Attributes, Notes, Operation, Reader};
 use wharf_auth::{Decision, User};
 use wharf_cache::{Collection, Entry};
-use wharf_registry::{Row, Subresource};
+use wharf_registry::{Asked, Row, Subresource};
 use wharf_types::{ApiError, BoxObject, Gvr};
 
 use crate::query::Query;
 use crate::server::ApiServer;
+use crate::verbs::write;
 use crate::versions;
 
 pub struct Call {
@@ -72,6 +73,12 @@ impl Call {
             now: self.now,
             notes: Notes::default(),
         }
+    }
+
+    /// What a strategy may write down of the request.
+    pub fn asked(&self) -> Asked<'_> {
+        let User { name, uid, groups, extra, .. } = &self.user;
+        Asked { user: name, uid, groups, extra, now: write::whole_seconds(self.now) }
     }
 
     pub fn warn(&mut self, warnings: impl IntoIterator<Item = String>) {

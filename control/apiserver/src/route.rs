@@ -39,7 +39,7 @@ pub fn verbs(row: &Row, subresource: Option<Subresource>) -> &'static [Verb] {
         Some(subresource) if !row.has(subresource) => &[],
         None if row.gvr.resource == "namespaces" && row.gvr.group.is_empty() => NAMESPACES,
         None => ALL,
-        Some(Subresource::Status | Subresource::Scale) => VIEW,
+        Some(Subresource::Status | Subresource::Scale | Subresource::Approval) => VIEW,
         Some(Subresource::Binding | Subresource::Eviction) => &[Verb::Create],
         Some(Subresource::Finalize) => &[Verb::Update],
         Some(Subresource::Log) => &[Verb::Get],
@@ -124,7 +124,7 @@ fn check_segment(name: &str) -> Result<(), ApiError> {
 /// Runs the verb.
 pub async fn dispatch(call: &mut Call, verb: Verb, body: Bytes) -> Result<Reply, ApiError> {
     match (call.subresource, verb) {
-        (None | Some(Subresource::Status), Verb::Get) => get::get(call).await,
+        (None | Some(Subresource::Status | Subresource::Approval), Verb::Get) => get::get(call).await,
         (None, Verb::List) => list::list(call).await,
         (None, Verb::Watch) => watch::watch(call).await,
         (None, Verb::Create) => create::create(call, body).await,
@@ -135,6 +135,8 @@ pub async fn dispatch(call: &mut Call, verb: Verb, body: Bytes) -> Result<Reply,
         (Some(Subresource::Status), Verb::Update) => update::update(call, Rules::Status, body).await,
         (Some(Subresource::Status), Verb::Patch) => patch::patch(call, Rules::Status, body).await,
         (Some(Subresource::Finalize), Verb::Update) => update::update(call, Rules::Finalize, body).await,
+        (Some(which @ Subresource::Approval), Verb::Update) => update::update(call, Rules::Of(which), body).await,
+        (Some(which @ Subresource::Approval), Verb::Patch) => patch::patch(call, Rules::Of(which), body).await,
         (Some(Subresource::Scale), Verb::Get) => scale::get(call).await,
         (Some(Subresource::Scale), Verb::Update) => scale::update(call, body).await,
         (Some(Subresource::Scale), Verb::Patch) => scale::patch(call, body).await,

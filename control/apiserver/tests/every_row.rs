@@ -51,7 +51,7 @@ fn sample(row: &Row) -> Value {
 fn shared_sample(row: &Row) -> Value {
     const SAMPLES: &str = include_str!("../../../tests/api/tests/api/samples.yaml");
     let samples: Value = serde_yaml::from_str(SAMPLES).expect("samples.yaml is a table of samples");
-    let object = samples[row.gvr.group_resource().to_string()]["object"].clone();
+    let object = samples[row.gvr.group_resource()]["object"].clone();
     if object.is_object() { object } else { json!({}) }
 }
 

@@ -12,8 +12,8 @@ use wharf_types::{Gvk, Gvr};
 
 use crate::kinds;
 use crate::row::Subresource::{
-    Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Log, PortForward, Proxy, Resize, Scale, Status,
-    Token,
+    Approval, Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Log, PortForward, Proxy, Resize, Scale,
+    Status, Token,
 };
 use crate::row::{Row, Scope, Subresource};
 use crate::{Strategy, Typed};
@@ -47,6 +47,7 @@ pub fn rows() -> Vec<Row> {
         row(kinds::deployment::Deployments,        &["deploy"], IN_ALL,     "deployments",            &[Scale, Status]),
         row(kinds::replicaset::ReplicaSets,        &["rs"],     IN_ALL,     "replicasets",            &[Scale, Status]),
         row(kinds::job::Jobs,                      &[],         IN_ALL,     "jobs",                   &[Status]),
+        row(kinds::csr::CertificateSigningRequests, &["csr"],   NOT_IN_ALL, "certificatesigningrequests", &[Approval, Status]),
         row(kinds::lease::Leases,                  &[],         NOT_IN_ALL, "leases",                 &[]),
         row(kinds::endpointslice::EndpointSlices,  &[],         NOT_IN_ALL, "endpointslices",         &[]),
         row(kinds::clusterrolebinding::ClusterRoleBindings, &[], NOT_IN_ALL, "clusterrolebindings",   &[]),

@@ -10,7 +10,8 @@ use wharf_types::field::Errors;
 use wharf_types::meta::DeleteOptions;
 use wharf_types::{AnyObject, BoxObject};
 
-use crate::strategy::{Column, Graceful, Scale, Strategy};
+use crate::row::Subresource;
+use crate::strategy::{Asked, Column, Graceful, Scale, Strategy};
 use crate::wire;
 
 /// A body that does not have the shape of its kind.
@@ -29,9 +30,14 @@ pub trait Kind: Send + Sync {
     fn prepare_for_create(&self, object: &mut dyn AnyObject);
     fn prepare_for_update(&self, object: &mut dyn AnyObject, old: &dyn AnyObject);
     fn prepare_for_status_update(&self, object: &mut dyn AnyObject, old: &dyn AnyObject);
+    fn prepare_for_subresource(&self, _which: Subresource, _object: &mut dyn AnyObject, _old: &dyn AnyObject) {}
+    fn stamp(&self, _object: &mut dyn AnyObject, _old: Option<&dyn AnyObject>, _asked: &Asked<'_>) {}
     fn validate(&self, object: &dyn AnyObject) -> Errors;
     fn validate_update(&self, object: &dyn AnyObject, old: &dyn AnyObject) -> Errors;
     fn validate_status_update(&self, object: &dyn AnyObject, old: &dyn AnyObject) -> Errors;
+    fn validate_subresource(&self, _which: Subresource, _object: &dyn AnyObject, _old: &dyn AnyObject) -> Errors {
+        Vec::new()
+    }
     fn validate_name(&self, name: &str) -> Vec<String>;
     fn warnings(&self, object: &dyn AnyObject, old: Option<&dyn AnyObject>) -> Vec<String>;
     fn allow_create_on_update(&self) -> bool;
@@ -101,6 +107,14 @@ impl<S: Strategy> Kind for Typed<S> {
         self.0.prepare_for_status_update(self.of_mut(object), self.of(old));
     }
 
+    fn prepare_for_subresource(&self, which: Subresource, object: &mut dyn AnyObject, old: &dyn AnyObject) {
+        self.0.prepare_for_subresource(which, self.of_mut(object), self.of(old));
+    }
+
+    fn stamp(&self, object: &mut dyn AnyObject, old: Option<&dyn AnyObject>, asked: &Asked<'_>) {
+        self.0.stamp(self.of_mut(object), old.map(|old| self.of(old)), asked);
+    }
+
     fn validate(&self, object: &dyn AnyObject) -> Errors {
         self.0.validate(self.of(object))
     }
@@ -111,6 +125,10 @@ impl<S: Strategy> Kind for Typed<S> {
 
     fn validate_status_update(&self, object: &dyn AnyObject, old: &dyn AnyObject) -> Errors {
         self.0.validate_status_update(self.of(object), self.of(old))
+    }
+
+    fn validate_subresource(&self, which: Subresource, object: &dyn AnyObject, old: &dyn AnyObject) -> Errors {
+        self.0.validate_subresource(which, self.of(object), self.of(old))
     }
 
     fn validate_name(&self, name: &str) -> Vec<String> {

@@ -22,4 +22,4 @@ mod wire;
 pub use convert::{Convert, ConvertError, Converted, Edit, Mapped, ordered};
 pub use kind::{DecodeError, Kind, Typed};
 pub use row::{Row, Scope, Subresource, Table};
-pub use strategy::{Column, Graceful, Scale, Strategy};
+pub use strategy::{Asked, Column, Graceful, Scale, Strategy};

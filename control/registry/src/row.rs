@@ -31,6 +31,7 @@ pub enum Subresource {
     Proxy,
     Token,
     Finalize,
+    Approval,
 }
 
 impl Subresource {
@@ -49,6 +50,7 @@ impl Subresource {
             Subresource::Proxy => "proxy",
             Subresource::Token => "token",
             Subresource::Finalize => "finalize",
+            Subresource::Approval => "approval",
         }
     }
 }

@@ -1,10 +1,14 @@
 //! What differs by kind.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde_json::Value;
 use wharf_types::field::Errors;
 use wharf_types::meta::DeleteOptions;
 use wharf_types::{AnyObject, KubeObject};
+
+use crate::row::Subresource;
 
 /// A printer column, as in a `Table` reply.
 /// Those of built-in kinds are static; custom resources bring their own.
@@ -29,6 +33,16 @@ pub enum Graceful {
     After { seconds: i64 },
 }
 
+/// What only the request knows of a write: who asks, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    pub user: &'a str,
+    pub uid: &'a str,
+    pub groups: &'a [String],
+    pub extra: &'a BTreeMap<String, Vec<String>>,
+    pub now: Timestamp,
+}
+
 /// Rules of one kind. The defaults are those of a kind without status or special cases.
 ///
 /// Order of a write: decode → mutating admission → `default` → `prepare_*` → `validate*` → validating admission → commit.
@@ -50,6 +64,12 @@ pub trait Strategy: Send + Sync + 'static {
     /// For `/status`: keeps everything but the status (and what upstream lets through: labels stay old, too).
     fn prepare_for_status_update(&self, _object: &mut Self::Object, _old: &Self::Object) {}
 
+    /// For a subresource whose bodies are the kind's own and that is neither `/status` nor has a handler of its own.
+    fn prepare_for_subresource(&self, _which: Subresource, _object: &mut Self::Object, _old: &Self::Object) {}
+
+    /// Writes down what only the request knows. Called after `prepare_*`; `old` is none for a create.
+    fn stamp(&self, _object: &mut Self::Object, _old: Option<&Self::Object>, _asked: &Asked<'_>) {}
+
     fn validate(&self, _object: &Self::Object) -> Errors {
         Vec::new()
     }
@@ -60,6 +80,10 @@ pub trait Strategy: Send + Sync + 'static {
     }
 
     fn validate_status_update(&self, _object: &Self::Object, _old: &Self::Object) -> Errors {
+        Vec::new()
+    }
+
+    fn validate_subresource(&self, _which: Subresource, _object: &Self::Object, _old: &Self::Object) -> Errors {
         Vec::new()
     }
 

@@ -122,6 +122,7 @@ pub fn kind(row: &Row, subresource: Subresource) -> Gvk {
         | Subresource::EphemeralContainers
         | Subresource::Resize
         | Subresource::Finalize
+        | Subresource::Approval
         | Subresource::Log => row.gvk.clone(),
         Subresource::Scale => of("autoscaling", "v1", "Scale"),
         Subresource::Binding => of("", "v1", "Binding"),

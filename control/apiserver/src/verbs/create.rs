@@ -102,6 +102,7 @@ async fn store(call: &mut Call, mut object: BoxObject, dry_run: bool) -> Result<
     };
     let kind = call.row.kind.clone();
     kind.prepare_for_create(&mut *object);
+    kind.stamp(&mut *object, None, &call.asked());
     validate(call, &*object)?;
     call.warn(kind.warnings(&*object, None));
     let write = call.attributes(Operation::Create, Some(object), None, dry_run);

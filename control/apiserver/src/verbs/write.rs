@@ -8,7 +8,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use wharf_admission::Operation;
 use wharf_cache::{Entry, Error as CacheError};
-use wharf_registry::meta as rules;
+use wharf_registry::{Subresource, meta as rules};
 use wharf_store::{Change, Precondition};
 use wharf_types::field::{self, Path};
 use wharf_types::k8s::api::core::v1::Namespace;
@@ -37,6 +37,8 @@ pub enum Rules {
     Status,
     /// `namespaces/finalize`: only `spec.finalizers` changes.
     Finalize,
+    /// Another subresource whose bodies are the kind's own (`approval`).
+    Of(Subresource),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -212,7 +214,9 @@ fn prepare(call: &Call, rules: Rules, object: &mut dyn AnyObject, old: &dyn AnyO
         Rules::Main => kind.prepare_for_update(object, old),
         Rules::Status => kind.prepare_for_status_update(object, old),
         Rules::Finalize => keep_all_but_finalizers(object, old),
+        Rules::Of(which) => kind.prepare_for_subresource(which, object, old),
     }
+    kind.stamp(object, Some(old), &call.asked());
     let (meta, held) = (object.meta_mut(), old.meta());
     if meta.uid.as_deref().unwrap_or_default().is_empty() {
         meta.uid = held.uid.clone();
@@ -248,6 +252,7 @@ fn validate(call: &Call, rules: Rules, object: &dyn AnyObject, old: &dyn AnyObje
         }
         Rules::Status => errors.extend(kind.validate_status_update(object, old)),
         Rules::Finalize => {}
+        Rules::Of(which) => errors.extend(kind.validate_subresource(which, object, old)),
     }
     errors
 }

@@ -6,6 +6,7 @@ pub mod configmap;
 pub mod csidriver;
 pub mod csinode;
 pub mod csistoragecapacity;
+pub mod csr;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
