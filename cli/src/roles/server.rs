@@ -50,6 +50,12 @@ pub struct ServerArgs {
     /// Seconds that a node may be silent until its pods are moved
     #[arg(long = "node-monitor-grace-period", value_name = "SECONDS", default_value_t = 50)]
     pub node_grace_s: u32,
+    /// Admission plugins to run beside those that are on by default, separated by commas
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub enable_admission_plugins: Vec<String>,
+    /// Admission plugins not to run, separated by commas
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub disable_admission_plugins: Vec<String>,
 }
 
 /// A control plane that runs.
@@ -178,7 +184,8 @@ async fn api_server(args: &ServerArgs, cache: Arc<Cache>, pki: &Pki, now: Timest
     let options = wharf_apiserver::Options {
         table: Arc::new(Table::new(builtin::rows())),
         cache,
-        admission: wharf_admission::Chain::new(wharf_admission::plugins::ordered()),
+        admission: wharf_admission::Chain::select(&args.enable_admission_plugins, &args.disable_admission_plugins)
+            .context("choose the admission plugins")?,
         authenticator: Arc::new(Union::built_in()),
         authorizer: Arc::new(AllowList),
         allocators,

@@ -54,6 +54,12 @@ pub trait Reader: Send + Sync {
     fn list(&self, gvr: &Gvr, namespace: Option<&str>) -> Vec<BoxObject>;
     /// Asks the server's own authorizer.
     async fn authorize(&self, user: &User, attributes: &wharf_auth::Attributes) -> Decision;
+
+    /// The one write that admission makes, to charge a quota: replaces an object's status if the object is still at the
+    /// version that `object` carries, and is a conflict otherwise.
+    async fn replace_status(&self, gvr: &Gvr, object: BoxObject) -> Result<(), ApiError> {
+        Err(ApiError::internal(format_args!("nothing here can charge {} {:?}", gvr.group_resource(), object.name())))
+    }
 }
 
 #[async_trait]
@@ -72,6 +78,15 @@ pub trait Plugin: Send + Sync + 'static {
     }
 }
 
+/// A choice of plugins that makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SelectError {
+    #[error("admission plugin {0:?} is unknown")]
+    Unknown(String),
+    #[error("admission plugin {0:?} is both enabled and disabled")]
+    Both(String),
+}
+
 /// Plugins in the order in which they run.
 #[derive(Default)]
 pub struct Chain {
@@ -85,7 +100,28 @@ impl Chain {
 
     /// The plugins that are on by default.
     pub fn built_in() -> Self {
-        Self::new(plugins::ordered())
+        let on = plugins::ordered().into_iter().filter(|plugin| !plugins::OFF_BY_DEFAULT.contains(&plugin.name()));
+        Self::new(on.collect())
+    }
+
+    /// The plugins that are on by default, with some more and without others. Names that are in both lists, or that no
+    /// plugin has, are an error.
+    pub fn select(enable: &[String], disable: &[String]) -> Result<Self, SelectError> {
+        let all = plugins::ordered();
+        for name in enable.iter().chain(disable) {
+            if !all.iter().any(|plugin| plugin.name() == name) {
+                return Err(SelectError::Unknown(name.clone()));
+            }
+        }
+        if let Some(both) = enable.iter().find(|name| disable.contains(name)) {
+            return Err(SelectError::Both(both.clone()));
+        }
+        let has = |names: &[String], plugin: &dyn Plugin| names.iter().any(|name| name == plugin.name());
+        let is_on = |plugin: &Box<dyn Plugin>| {
+            let by_default = !plugins::OFF_BY_DEFAULT.contains(&plugin.name());
+            (by_default || has(enable, &**plugin)) && !has(disable, &**plugin)
+        };
+        Ok(Self::new(all.into_iter().filter(is_on).collect()))
     }
 
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
@@ -159,5 +195,21 @@ mod tests {
             let verdict = chain.validate(&create, &cluster, &mut Notes::default()).await;
             assert_eq!(verdict.is_ok(), allowed);
         }
+    }
+
+    fn check(enable: &[&str], disable: &[&str], expected: Result<(bool, bool), &str>) {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let chain = Chain::select(&owned(enable), &owned(disable)).map_err(|error| error.to_string());
+        let has = |chain: &Chain, name: &str| chain.names().any(|held| held == name);
+        let got = chain.map(|chain| (has(&chain, "PodSecurity"), has(&chain, "AlwaysPullImages")));
+        assert_eq!(got, expected.map_err(str::to_owned));
+    }
+
+    #[test]
+    fn plugins_are_chosen_by_name() {
+        check(&[], &[], Ok((true, false)));
+        check(&["AlwaysPullImages"], &["PodSecurity"], Ok((false, true)));
+        check(&["Odd"], &[], Err("admission plugin \"Odd\" is unknown"));
+        check(&["PodSecurity"], &["PodSecurity"], Err("admission plugin \"PodSecurity\" is both enabled and disabled"));
     }
 }

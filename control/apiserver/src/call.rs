@@ -7,12 +7,14 @@ use http::HeaderMap;
 use jiff::Timestamp;
 use wharf_admission::{Attributes, Notes, Operation, Reader};
 use wharf_auth::{Decision, User};
-use wharf_cache::{Collection, Entry};
+use wharf_cache::{Collection, Entry, Error as CacheError};
 use wharf_registry::{Asked, Row, Subresource};
+use wharf_store::{Change, Precondition};
 use wharf_types::{ApiError, BoxObject, Gvr};
 
 use crate::query::Query;
 use crate::server::ApiServer;
+use crate::verbs::list::cache_error;
 use crate::verbs::write;
 use crate::versions;
 
@@ -172,5 +174,25 @@ impl Reader for Cluster<'_> {
 
     async fn authorize(&self, user: &User, attributes: &wharf_auth::Attributes) -> Decision {
         self.0.authorizer.authorize(user, attributes).await
+    }
+
+    async fn replace_status(&self, gvr: &Gvr, mut object: BoxObject) -> Result<(), ApiError> {
+        let row = self.0.table.find(&gvr.group, &gvr.version, &gvr.resource).ok_or_else(ApiError::no_such_path)?;
+        let collection = self.0.collection(&row).ok_or_else(ApiError::no_such_path)?;
+        let name = object.name().to_owned();
+        let entry =
+            collection.get(&row.key(object.namespace(), &name)).ok_or_else(|| ApiError::not_found(gvr, &name))?;
+        if object.meta().resource_version.as_deref() != Some(entry.revision.to_string().as_str()) {
+            return Err(ApiError::modified(gvr, &name));
+        }
+        let old = decode_stored(&row, &entry)?;
+        row.kind.prepare_for_status_update(&mut *object, &*old);
+        object.meta_mut().resource_version = None;
+        let change = Change::Put(object.to_vec().into());
+        match self.0.cache.commit(&entry.key, Precondition::At(entry.revision), change).await {
+            Ok(_) => Ok(()),
+            Err(CacheError::Conflict { .. }) => Err(ApiError::modified(gvr, &name)),
+            Err(error) => Err(cache_error(error)),
+        }
     }
 }

@@ -20,10 +20,12 @@ mod owners;
 mod podgc;
 mod pods;
 mod replicaset;
+mod resourcequota;
 mod rootca;
 mod serviceaccount;
 mod tainteviction;
 mod ttl;
+mod volumeprotection;
 
 use std::sync::Arc;
 
@@ -72,6 +74,9 @@ pub fn register(manager: &mut Manager, informers: &Informers, options: Options) 
     manager.add(endpointslice::EndpointSlices::new(informers, recorder.clone()), WORKERS);
     manager.add(job::Jobs::new(informers, recorder.clone(), clock.clone()), WORKERS);
     manager.add(ttl::TtlAfterFinished::new(informers, clock.clone()), WORKERS);
+    manager.add(resourcequota::ResourceQuotas::new(informers, clock.clone()), WORKERS);
+    manager.add(volumeprotection::ClaimProtection::new(informers), 1);
+    manager.add(volumeprotection::VolumeProtection::new(informers), 1);
     manager.add(namespace::Namespaces::new(informers, clock.clone()), WORKERS);
     manager.add(gc::GarbageCollector::new(informers.client().clone()), COLLECTORS);
     manager.add(

@@ -1,28 +1,110 @@
 //! The built-in plugins, in the order of upstream's `AllOrderedPlugins`.
 
+mod always_pull_images;
+mod default_ingress_class;
+mod default_storage_class;
 mod default_toleration_seconds;
+mod deny_service_external_ips;
+mod extended_resource_toleration;
+mod limit_pod_hard_anti_affinity_topology;
+mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod owner_references_permission_enforcement;
+mod persistent_volume_claim_resize;
+mod pod_node_selector;
+pub mod pod_security;
+mod pod_toleration_restriction;
+mod pod_topology_labels;
 mod priority;
+mod resource_quota;
+mod runtime_class;
 mod service_account;
+mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use wharf_types::ApiError;
+use std::borrow::Cow;
 
-use crate::{Attributes, Plugin};
+use wharf_types::meta::ObjectMeta;
+use wharf_types::{ApiError, Gvr};
+
+use crate::{Attributes, Plugin, Reader};
 
 /// All of them. Adding one is a file and a line.
 pub fn ordered() -> Vec<Box<dyn Plugin>> {
     vec![
         Box::new(namespace_lifecycle::NamespaceLifecycle),
+        Box::new(limit_pod_hard_anti_affinity_topology::LimitPodHardAntiAffinityTopology),
+        Box::new(limit_ranger::LimitRanger),
         Box::new(service_account::ServiceAccountPlugin),
         Box::new(node_restriction::NodeRestriction),
         Box::new(taint_nodes_by_condition::TaintNodesByCondition),
+        Box::new(always_pull_images::AlwaysPullImages),
+        Box::new(pod_security::PodSecurity::default()),
+        Box::new(pod_node_selector::PodNodeSelector),
         Box::new(priority::Priority),
         Box::new(default_toleration_seconds::DefaultTolerationSeconds),
+        Box::new(pod_toleration_restriction::PodTolerationRestriction),
+        Box::new(extended_resource_toleration::ExtendedResourceToleration),
+        Box::new(default_storage_class::DefaultStorageClass),
+        Box::new(storage_object_in_use_protection::StorageObjectInUseProtection),
+        Box::new(owner_references_permission_enforcement::OwnerReferencesPermissionEnforcement),
+        Box::new(persistent_volume_claim_resize::PersistentVolumeClaimResize),
+        Box::new(runtime_class::RuntimeClassPlugin),
+        Box::new(default_ingress_class::DefaultIngressClass),
+        Box::new(deny_service_external_ips::DenyServiceExternalIps),
+        Box::new(pod_topology_labels::PodTopologyLabels),
+        // Last: it charges, and what comes after could still refuse.
+        Box::new(resource_quota::ResourceQuotaPlugin::default()),
     ]
+}
+
+/// Those that run only where they are asked for.
+pub const OFF_BY_DEFAULT: &[&str] = &[
+    "LimitPodHardAntiAffinityTopology",
+    "AlwaysPullImages",
+    "PodNodeSelector",
+    "PodTolerationRestriction",
+    "ExtendedResourceToleration",
+    "OwnerReferencesPermissionEnforcement",
+    "DenyServiceExternalIPs",
+];
+
+/// The name of the class that says it is the default one; of several the newest, and of those the first by name.
+fn newest_default(cluster: &dyn Reader, classes: &Gvr, annotations: &[&str]) -> Option<String> {
+    let all = cluster.list(classes, None);
+    let is_default = |meta: &&ObjectMeta| {
+        let held = meta.annotations.as_ref();
+        annotations.iter().any(|key| held.and_then(|held| held.get(*key)).is_some_and(|value| value == "true"))
+    };
+    let mut found: Vec<&ObjectMeta> = all.iter().map(|object| object.meta()).filter(is_default).collect();
+    found.sort_by(|a, b| b.creation_timestamp.cmp(&a.creation_timestamp).then_with(|| a.name.cmp(&b.name)));
+    found.first().and_then(|meta| meta.name.clone())
+}
+
+/// A resource of the core group, for plugins to look things up by.
+const fn core_v1(resource: &'static str) -> Gvr {
+    gvr("", "v1", resource)
+}
+
+const fn gvr(group: &'static str, version: &'static str, resource: &'static str) -> Gvr {
+    Gvr { group: Cow::Borrowed(group), version: Cow::Borrowed(version), resource: Cow::Borrowed(resource) }
+}
+
+/// Several reasons as one, as upstream's `utilerrors.NewAggregate` words them: each once.
+fn refusals(reasons: &[String]) -> String {
+    let mut distinct: Vec<&str> = Vec::new();
+    for reason in reasons {
+        if !distinct.contains(&reason.as_str()) {
+            distinct.push(reason);
+        }
+    }
+    match distinct.as_slice() {
+        [one] => (*one).to_owned(),
+        many => format!("[{}]", many.join(", ")),
+    }
 }
 
 /// On static pods' images in the API, which only their node may make.

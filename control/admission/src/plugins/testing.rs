@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use wharf_auth::{Attributes as Asked, Decision, User};
 use wharf_registry::{Row, Subresource, Table, builtin};
 use wharf_types::{ApiError, BoxObject, Gvr, KubeObject};
@@ -11,15 +12,15 @@ use crate::{Attributes, Notes, Operation, Plugin, Reader};
 
 #[derive(Default)]
 pub struct Cluster {
-    objects: Vec<(Gvr, BoxObject)>,
+    objects: Mutex<Vec<(Gvr, BoxObject)>>,
     /// Each as `jane verb group/resource[/subresource] name`.
     rights: Vec<String>,
 }
 
 impl Cluster {
     #[must_use]
-    pub fn with(mut self, resource: &str, object: impl KubeObject) -> Self {
-        self.objects.push((row(resource).gvr.clone(), Box::new(object)));
+    pub fn with(self, resource: &str, object: impl KubeObject) -> Self {
+        self.objects.lock().push((row(resource).gvr.clone(), Box::new(object)));
         self
     }
 
@@ -35,16 +36,14 @@ impl Cluster {
 impl Reader for Cluster {
     fn get(&self, gvr: &Gvr, namespace: Option<&str>, name: &str) -> Option<BoxObject> {
         let held = |object: &BoxObject| object.name() == name && object.namespace() == namespace;
-        self.objects.iter().find(|(of, object)| of == gvr && held(object)).map(|(_, object)| object.clone_box())
+        let objects = self.objects.lock();
+        objects.iter().find(|(of, object)| of == gvr && held(object)).map(|(_, object)| object.clone_box())
     }
 
     fn list(&self, gvr: &Gvr, namespace: Option<&str>) -> Vec<BoxObject> {
         let held = |object: &BoxObject| namespace.is_none() || object.namespace() == namespace;
-        self.objects
-            .iter()
-            .filter(|(of, object)| of == gvr && held(object))
-            .map(|(_, object)| object.clone_box())
-            .collect()
+        let objects = self.objects.lock();
+        objects.iter().filter(|(of, object)| of == gvr && held(object)).map(|(_, object)| object.clone_box()).collect()
     }
 
     async fn authorize(&self, user: &User, asked: &Asked) -> Decision {
@@ -52,6 +51,44 @@ impl Reader for Cluster {
         let resource = if subresource.is_empty() { resource.clone() } else { format!("{resource}/{subresource}") };
         let right = format!("{} {verb} {group}/{resource} {name}", user.name);
         if self.rights.contains(&right) { Decision::Allow } else { Decision::NoOpinion(String::new()) }
+    }
+
+    async fn replace_status(&self, gvr: &Gvr, mut object: BoxObject) -> Result<(), ApiError> {
+        let mut objects = self.objects.lock();
+        let same = |held: &BoxObject| held.name() == object.name() && held.namespace() == object.namespace();
+        let found = objects.iter_mut().find(|(of, held)| of == gvr && same(held));
+        let Some((_, held)) = found else { return Err(ApiError::not_found(gvr, object.name())) };
+        if held.meta().resource_version != object.meta().resource_version {
+            return Err(ApiError::modified(gvr, object.name()));
+        }
+        let version: u64 = held.meta().resource_version.as_deref().unwrap_or("0").parse().expect("a version");
+        object.meta_mut().resource_version = Some((version + 1).to_string());
+        *held = object;
+        Ok(())
+    }
+}
+
+/// A cluster that holds objects of one resource, which need not be served.
+pub struct Classes(Gvr, Vec<BoxObject>);
+
+impl Classes {
+    pub fn of<K: KubeObject>(gvr: &Gvr, objects: impl IntoIterator<Item = K>) -> Self {
+        Self(gvr.clone(), objects.into_iter().map(|object| Box::new(object) as BoxObject).collect())
+    }
+}
+
+#[async_trait]
+impl Reader for Classes {
+    async fn authorize(&self, _user: &User, _asked: &Asked) -> Decision {
+        Decision::NoOpinion(String::new())
+    }
+
+    fn get(&self, gvr: &Gvr, _namespace: Option<&str>, name: &str) -> Option<BoxObject> {
+        self.list(gvr, None).into_iter().find(|object| object.name() == name)
+    }
+
+    fn list(&self, gvr: &Gvr, _namespace: Option<&str>) -> Vec<BoxObject> {
+        self.1.iter().filter(|_| *gvr == self.0).map(|object| object.clone_box()).collect()
     }
 }
 
@@ -108,6 +145,11 @@ impl Attributes {
 
 /// Runs both sides of a plugin, as the chain would.
 pub async fn run(plugin: &dyn Plugin, write: &mut Attributes, cluster: &Cluster) -> Result<(), ApiError> {
+    run_with(plugin, write, cluster).await
+}
+
+/// The same over any cluster.
+pub async fn run_with(plugin: &dyn Plugin, write: &mut Attributes, cluster: &dyn Reader) -> Result<(), ApiError> {
     let mut notes = Notes::default();
     if !plugin.handles(write.operation) {
         return Ok(());

@@ -149,8 +149,24 @@ impl Api {
 
     /// A server that asks this authorizer.
     pub async fn guarded(nodes: Option<NodeClient>, authorizer: Arc<dyn Authorizer>) -> Self {
+        Self::with(|options| (options.nodes, options.authorizer) = (nodes, authorizer)).await
+    }
+
+    /// A server with the built-in admission plugins, and the namespace `default`.
+    pub async fn admitting() -> Self {
+        let api = Self::with(|options| options.admission = Chain::built_in()).await;
+        api.post("/api/v1/namespaces", &json!({"metadata": {"name": "default"}})).await.expect(201);
+        api.post(&format!("{}/serviceaccounts", IN_DEFAULT), &json!({"metadata": {"name": "default"}}))
+            .await
+            .expect(201);
+        api
+    }
+
+    /// A server of which `configure` changes what it is made of.
+    pub async fn with(configure: impl FnOnce(&mut Options)) -> Self {
         let cancel = CancellationToken::new();
-        let options = Options { nodes, authorizer, ..options(&cancel).await };
+        let mut options = options(&cancel).await;
+        configure(&mut options);
         let server = ApiServer::new(options).await.expect("a server");
         let service = server.service_for(User::new("tester", &[]));
         Self { server, service, cancel }
@@ -323,6 +339,7 @@ pub fn revision(object: &Value) -> u64 {
     object["metadata"]["resourceVersion"].as_str().expect("a resourceVersion").parse().expect("a number")
 }
 
+pub const IN_DEFAULT: &str = "/api/v1/namespaces/default";
 pub const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 pub const PODS: &str = "/api/v1/namespaces/default/pods";
 

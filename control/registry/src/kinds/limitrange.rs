@@ -1,6 +1,6 @@
 //! LimitRanges: bounds and defaults for what the objects of a namespace ask for.
 //!
-//! Stored and validated; the admission plugin that applies them is not here. Source: `ValidateLimitRange`.
+//! The admission plugin `LimitRanger` applies them. Source: `ValidateLimitRange`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

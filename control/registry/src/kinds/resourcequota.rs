@@ -1,6 +1,6 @@
 //! ResourceQuotas: how much a namespace may hold.
 //!
-//! Stored and validated; nothing enforces them yet. Source: `ValidateResourceQuota`.
+//! The admission plugin `ResourceQuota` charges them, and a controller counts. Source: `ValidateResourceQuota`.
 
 use std::collections::BTreeMap;
 
