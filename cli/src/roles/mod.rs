@@ -1,4 +1,5 @@
 //! The parts of a cluster, put together.
 
+pub mod audit;
 pub mod node;
 pub mod server;

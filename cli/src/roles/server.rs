@@ -29,6 +29,7 @@ use wharf_types::Gvr;
 
 use crate::data::DataDir;
 use crate::process;
+use crate::roles::audit::{self, AuditArgs};
 
 /// How long everything may take to end after a signal.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
@@ -56,6 +57,8 @@ pub struct ServerArgs {
     /// Admission plugins not to run, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub disable_admission_plugins: Vec<String>,
+    #[command(flatten)]
+    pub audit: AuditArgs,
 }
 
 /// A control plane that runs.
@@ -124,6 +127,12 @@ pub async fn start(data: &DataDir, args: &ServerArgs, cancel: CancellationToken)
     let (service_ip, dns_ip) =
         (args.service_cidr.address(API_PLACE).into(), args.service_cidr.address(DNS_PLACE).into());
     let api = api_server(args, cache, &pki, now).await?;
+    if let Some((auditor, sender)) = audit::open(&args.audit).await? {
+        api.audit_to(auditor);
+        if let Some(sender) = sender {
+            tasks.spawn(sender.run(cancel.clone()));
+        }
+    }
     let leaf =
         pki.api_server(&ServerNames::api_server(service_ip, Some(&process::hostname()?), &names(args, address)), now)?;
     let listener = listen::Listener::new(listener, listen::tls(&pki, &leaf)?)?;

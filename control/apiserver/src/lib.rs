@@ -5,6 +5,7 @@
 //! Absent on purpose: knowledge of kinds (the registry's strategies have it), decoding to serve a read.
 
 pub mod allocate;
+pub mod audit;
 mod body;
 pub mod bootstrap;
 pub mod call;

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,7 @@ use wharf_registry::{Row, Table};
 use wharf_types::{ApiError, Gvr};
 
 use crate::allocate::Allocators;
+use crate::audit::{Annotations, Auditor, Trail};
 use crate::call::{Call, decode_stored};
 use crate::connect;
 use crate::health::{Check, Health};
@@ -84,6 +85,15 @@ pub struct ApiServer {
     collections: ArcSwap<HashMap<Gvr, Arc<Collection>>>,
     reads: Arc<Semaphore>,
     writes: Arc<Semaphore>,
+    audit: OnceLock<Arc<Auditor>>,
+}
+
+/// A request that has been read but for its body.
+struct Incoming {
+    parts: Parts,
+    body: Body,
+    query: Query,
+    id: HeaderValue,
 }
 
 /// A request under way, until it is dropped.
@@ -122,6 +132,7 @@ impl ApiServer {
             collections: ArcSwap::default(),
             reads: Arc::new(Semaphore::new(READS_MAX)),
             writes: Arc::new(Semaphore::new(WRITES_MAX)),
+            audit: OnceLock::new(),
         });
         // The stored version of a kind brings the index; its other versions come after it.
         let mut rows = server.table.all();
@@ -183,6 +194,13 @@ impl ApiServer {
         self.collections.load().get(&row.gvr).cloned()
     }
 
+    /// Has requests recorded from now on; the first call counts.
+    pub fn audit_to(&self, auditor: Arc<Auditor>) {
+        if self.audit.set(auditor).is_err() {
+            tracing::warn!("requests are audited already");
+        }
+    }
+
     /// Answers one request. This is the order of things.
     pub async fn handle(self: &Arc<Self>, request: Request<Body>) -> Response<Body> {
         let began = Instant::now();
@@ -191,15 +209,23 @@ impl ApiServer {
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let info = Info::parse(&parts.method, parts.uri.path(), &query);
         let labels = measure::labels(&self.table, &info, &query);
-        let answered = AssertUnwindSafe(self.answer(parts, body, query, &info)).catch_unwind().await;
+        let mut trail = None;
+        let incoming = Incoming { parts, body, query, id: id.clone() };
+        let answered = AssertUnwindSafe(self.answer(incoming, &info, &mut trail)).catch_unwind().await;
         let mut response = match answered {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => reply::error(&error),
             Err(_) => {
                 tracing::error!(path = info.path, "a handler panicked");
+                if let Some(mut trail) = trail.take() {
+                    trail.panicked((self.clock)());
+                }
                 reply::error(&panicked())
             }
         };
+        if let Some(trail) = trail {
+            response = trail.answered(response, info.long_running(), &self.clock).await;
+        }
         let headers = response.headers_mut();
         headers.insert("audit-id", id);
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
@@ -214,11 +240,11 @@ impl ApiServer {
 
     async fn answer(
         self: &Arc<Self>,
-        parts: Parts,
-        body: Body,
-        query: Query,
+        incoming: Incoming,
         info: &Info,
+        trail: &mut Option<Trail>,
     ) -> Result<Response<Body>, ApiError> {
+        let parts = &incoming.parts;
         let length = parts.uri.path_and_query().map_or(0, |text| text.as_str().len());
         if length > URI_MAX {
             return Err(ApiError::new(
@@ -227,11 +253,21 @@ impl ApiServer {
                 format!("the request's path and query are longer than {URI_MAX} bytes"),
             ));
         }
-        let limit = time_limit(info, &query)?;
-        let user = self.identify(&parts).await?;
+        let limit = time_limit(info, &incoming.query)?;
+        let identified = self.identify(parts).await;
+        if let Some(auditor) = self.audit.get() {
+            let id = incoming.id.to_str().unwrap_or_default();
+            *trail = auditor.begin(id, parts, info, identified.as_ref().ok(), (self.clock)());
+        }
+        let user = identified?;
         let place = self.admit_load(info, &user)?;
-        self.authorize(&user, info).await?;
-        let work = self.serve_one(parts, body, query, info, user, place);
+        let authorized = self.authorize(&user, info).await;
+        if let Some(trail) = trail {
+            trail.annotate("authorization.k8s.io/decision", if authorized.is_ok() { "allow" } else { "forbid" });
+            trail.annotate("authorization.k8s.io/reason", authorized.as_ref().err().map_or("", |(_, why)| why));
+        }
+        authorized.map_err(|(error, _)| error)?;
+        let work = self.serve_one(incoming, info, user, place, trail);
         match limit {
             None => work.await,
             Some(limit) => tokio::time::timeout(limit, work)
@@ -243,13 +279,13 @@ impl ApiServer {
     /// From here on the request is allowed.
     async fn serve_one(
         self: &Arc<Self>,
-        parts: Parts,
-        body: Body,
-        query: Query,
+        incoming: Incoming,
         info: &Info,
         user: User,
         place: Option<InFlight>,
+        trail: &mut Option<Trail>,
     ) -> Result<Response<Body>, ApiError> {
+        let Incoming { parts, body, query, .. } = incoming;
         let Target::Resource(resource) = &info.target else {
             return nonresource::answer(self, &parts).await?.ok_or_else(ApiError::no_such_path);
         };
@@ -262,6 +298,9 @@ impl ApiServer {
         }
         // The body comes at its client's pace; only what follows is nobody's to break off.
         let bytes = crate::body::read(body).await?;
+        if let Some(trail) = trail {
+            trail.sent(&bytes);
+        }
         finish_regardless(run(call, info.verb, bytes, place)).await
     }
 
@@ -318,7 +357,8 @@ impl ApiServer {
         Ok(Some(InFlight { _place: place, _counted: self.metrics.in_flight(mutating) }))
     }
 
-    async fn authorize(&self, user: &User, info: &Info) -> Result<(), ApiError> {
+    /// The refusal comes with the authorizer's reason.
+    async fn authorize(&self, user: &User, info: &Info) -> Result<(), (ApiError, String)> {
         let attributes = info.attributes();
         let why = match self.authorizer.authorize(user, &attributes).await {
             Decision::Allow => return Ok(()),
@@ -333,7 +373,7 @@ impl ApiServer {
             version: attributes.version.into(),
             resource: attributes.resource.into(),
         };
-        Err(ApiError::forbidden(&gvr, &attributes.name, message))
+        Err((ApiError::forbidden(&gvr, &attributes.name, message), why))
     }
 
     /// What the metrics tell of stored objects and watchers.
@@ -386,10 +426,14 @@ fn time_limit(info: &Info, query: &Query) -> Result<Option<Duration>, ApiError> 
 
 /// Runs the verb. The request counts as under way until this is dropped.
 async fn run(mut call: Call, verb: Verb, body: Bytes, _place: Option<InFlight>) -> Result<Response<Body>, ApiError> {
-    match route::dispatch(&mut call, verb, body).await {
-        Ok(reply) => reply::render(&call, reply),
-        Err(error) => Ok(reply::refuse(&call, &error)),
+    let mut response = match route::dispatch(&mut call, verb, body).await {
+        Ok(reply) => reply::render(&call, reply)?,
+        Err(error) => reply::refuse(&call, &error),
+    };
+    if !call.notes.audit_annotations.is_empty() {
+        response.extensions_mut().insert(Annotations(std::mem::take(&mut call.notes.audit_annotations)));
     }
+    Ok(response)
 }
 
 /// Runs a write in a task of its own, which goes on if nobody waits for it any more.

@@ -184,11 +184,13 @@ mod tests {
     #[test]
     fn pods_on_a_node_use_their_claims() {
         let pod = |node: &str| -> Pod {
-            let volumes = json!([{"name": "a", "persistentVolumeClaim": {"claimName": "c"}}, {"name": "b", "ephemeral": {}}]);
+            let volumes =
+                json!([{"name": "a", "persistentVolumeClaim": {"claimName": "c"}}, {"name": "b", "ephemeral": {}}]);
             let spec = json!({"containers": [], "nodeName": node, "volumes": volumes});
             serde_json::from_value(json!({"metadata": {"name": "web"}, "spec": spec})).expect("a pod")
         };
-        for (node, claim, expected) in [("n1", "c", true), ("n1", "web-b", true), ("n1", "d", false), ("", "c", false)] {
+        for (node, claim, expected) in [("n1", "c", true), ("n1", "web-b", true), ("n1", "d", false), ("", "c", false)]
+        {
             assert_eq!(uses(&pod(node), claim), expected, "{node} {claim}");
         }
     }

@@ -37,7 +37,9 @@ impl Plugin for OwnerReferencesPermissionEnforcement {
             let words = "cannot set an ownerRef on a resource you can't delete";
             return Err(write.forbidden(format_args!("{words}: {why}, <nil>")));
         }
-        for owner in new.iter().filter(|owner| blocks(owner) && !old.iter().any(|held| blocks(held) && held.uid == owner.uid)) {
+        for owner in
+            new.iter().filter(|owner| blocks(owner) && !old.iter().any(|held| blocks(held) && held.uid == owner.uid))
+        {
             if let Some(why) = refused(write, cluster, &finalization(write, owner)).await {
                 let words = "cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers on";
                 return Err(write.forbidden(format_args!("{words}: {why}, <nil>")));

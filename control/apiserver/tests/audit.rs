@@ -1,0 +1,101 @@
+//! What the audit log holds of requests that went through the whole stack.
+
+mod support;
+
+use std::sync::Arc;
+
+use http::{Method, Request};
+use serde_json::{Value, json};
+use support::{Api, CONFIG_MAPS, IN_DEFAULT, config_map, empty};
+use wharf_apiserver::audit::{Auditor, Limits, Log, Policy};
+use wharf_auth::User;
+
+struct Recorded {
+    api: Api,
+    folder: tempfile::TempDir,
+}
+
+impl Recorded {
+    async fn under(policy: &str) -> Self {
+        let api = Api::with_namespace().await;
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = Log::open(&folder.path().join("audit.log"), Limits::default()).expect("a log");
+        let text = format!("{{apiVersion: audit.k8s.io/v1, kind: Policy, {policy}}}");
+        let policy = Policy::read(&text).expect("a policy");
+        api.server.audit_to(Arc::new(Auditor::new(policy, Some(log), None, false)));
+        Self { api, folder }
+    }
+
+    fn events(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.folder.path().join("audit.log")).expect("the log");
+        text.lines().map(|line| serde_json::from_str(line).expect("an event")).collect()
+    }
+}
+
+#[tokio::test]
+async fn metadata_tells_who_did_what_and_nothing_of_bodies() {
+    let recorded = Recorded::under("rules: [{level: Metadata, resources: [{group: '', resources: [secrets]}]}]").await;
+    let secret = json!({"metadata": {"name": "s"}, "stringData": {"password": "hunter2"}});
+    let secrets = format!("{IN_DEFAULT}/secrets");
+    recorded.api.post(&secrets, &secret).await.expect(201);
+    recorded.api.post(CONFIG_MAPS, &config_map("m", &json!({}))).await.expect(201);
+    recorded.api.post(&secrets, &secret).await.refused(409, "AlreadyExists", "");
+    let events = recorded.events();
+    let stages: Vec<&str> = events.iter().map(|event| event["stage"].as_str().expect("a stage")).collect();
+    assert_eq!(stages, ["RequestReceived", "ResponseComplete", "RequestReceived", "ResponseComplete"]);
+    let done = &events[1];
+    assert_eq!(done["verb"], "create");
+    assert_eq!(done["user"]["username"], "tester");
+    assert_eq!(done["objectRef"], json!({"resource": "secrets", "namespace": "default", "apiVersion": "v1"}));
+    assert_eq!(done["responseStatus"], json!({"metadata": {}, "code": 201}));
+    assert_eq!(done["annotations"]["authorization.k8s.io/decision"], "allow");
+    assert_eq!(done["auditID"], events[0]["auditID"]);
+    assert_eq!(events[3]["responseStatus"]["reason"], "AlreadyExists");
+    let text = Value::from(events).to_string();
+    assert!(!text.contains("hunter2") && !text.contains("aHVudGVyMg"), "{text}");
+}
+
+#[tokio::test]
+async fn bodies_are_recorded_where_the_level_asks_for_them() {
+    let rules = "omitStages: [RequestReceived], rules: [{level: Request, verbs: [patch]}, {level: RequestResponse, verbs: [create]}]";
+    let recorded = Recorded::under(rules).await;
+    let made = recorded.api.post(CONFIG_MAPS, &config_map("m", &json!({"a": "b"}))).await.expect(201);
+    recorded.api.patch(&format!("{CONFIG_MAPS}/m"), "merge", &json!({"data": {"c": "d"}})).await.expect(200);
+    recorded.api.get(&format!("{CONFIG_MAPS}/m")).await.expect(200);
+    let events = recorded.events();
+    assert_eq!(events.len(), 2);
+    assert_eq!(events[0]["requestObject"]["data"], json!({"a": "b"}));
+    assert_eq!(events[0]["responseObject"], made);
+    assert_eq!(events[0]["objectRef"]["name"], "m");
+    assert_eq!(events[1]["requestObject"], json!({"data": {"c": "d"}}));
+    assert_eq!(events[1].get("responseObject"), None);
+}
+
+#[tokio::test]
+async fn streams_and_strangers_leave_a_trail() {
+    let recorded = Recorded::under("omitStages: [RequestReceived], rules: [{level: Metadata}]").await;
+    let watch = recorded.api.watch(&format!("{CONFIG_MAPS}?watch=1&timeoutSeconds=300")).await;
+    assert_eq!(recorded.events()[0]["stage"], "ResponseStarted");
+    drop(watch);
+    let stranger = recorded.api.server.service_for(User::new("stranger", &[]));
+    let request = Request::builder().method(Method::GET).uri(CONFIG_MAPS).body(empty()).expect("a request");
+    let refused = tower::ServiceExt::oneshot(stranger, request).await.expect("an answer");
+    assert_eq!(refused.status(), 403);
+    let unknown = recorded.api.server.handle(Request::get(CONFIG_MAPS).body(empty()).expect("a request")).await;
+    assert_eq!(unknown.status(), 401);
+    let events = recorded.events();
+    let shown: Vec<String> = events
+        .iter()
+        .map(|event| {
+            let decision = event["annotations"]["authorization.k8s.io/decision"].as_str().unwrap_or("-");
+            format!("{} {} {decision}", event["stage"].as_str().unwrap_or_default(), event["responseStatus"]["code"])
+        })
+        .collect();
+    let expected = [
+        "ResponseStarted 200 allow",
+        "ResponseComplete 200 allow",
+        "ResponseComplete 403 forbid",
+        "ResponseComplete 401 -",
+    ];
+    assert_eq!(shown, expected);
+}
