@@ -117,11 +117,11 @@ impl Chain {
             return Err(SelectError::Both(both.clone()));
         }
         let has = |names: &[String], plugin: &dyn Plugin| names.iter().any(|name| name == plugin.name());
-        let is_on = |plugin: &Box<dyn Plugin>| {
+        let is_on = |plugin: &dyn Plugin| {
             let by_default = !plugins::OFF_BY_DEFAULT.contains(&plugin.name());
-            (by_default || has(enable, &**plugin)) && !has(disable, &**plugin)
+            (by_default || has(enable, plugin)) && !has(disable, plugin)
         };
-        Ok(Self::new(all.into_iter().filter(is_on).collect()))
+        Ok(Self::new(all.into_iter().filter(|plugin| is_on(&**plugin)).collect()))
     }
 
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
