@@ -8,13 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use jiff::{SignedDuration, Timestamp};
-use rand::SeedableRng;
+use rand::{RngCore, SeedableRng};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use wharf_apiserver::allocate::Allocators;
 use wharf_apiserver::allocate::service::{Cidr, NODE_PORTS, Services};
-use wharf_apiserver::{ApiServer, NodeClient, bootstrap, listen};
+use wharf_apiserver::{ApiServer, NodeClient, bootstrap, encryption, listen};
 use wharf_auth::User;
 use wharf_auth::allowlist::AllowList;
 use wharf_auth::kubeconfig::Kubeconfig;
@@ -24,7 +24,8 @@ use wharf_cache::Cache;
 use wharf_client::{Client, Clock, Informers, Manager, Recorder, transport};
 use wharf_registry::{Table, builtin};
 use wharf_scheduler::{Scheduler, plugins};
-use wharf_store::RedbStore;
+use wharf_store::sealed::{Random, Sealed};
+use wharf_store::{RedbStore, Store};
 use wharf_types::Gvr;
 
 use crate::data::DataDir;
@@ -59,6 +60,9 @@ pub struct ServerArgs {
     pub disable_admission_plugins: Vec<String>,
     #[command(flatten)]
     pub audit: AuditArgs,
+    /// Which resources are encrypted in the store, and how: a file of kind EncryptionConfiguration
+    #[arg(long, value_name = "FILE")]
+    pub encryption_provider_config: Option<PathBuf>,
 }
 
 /// A control plane that runs.
@@ -120,13 +124,14 @@ pub async fn start(data: &DataDir, args: &ServerArgs, cancel: CancellationToken)
     let store_path = data.store();
     let open = tokio::task::spawn_blocking(move || RedbStore::open(store_path, wharf_store::Options::default()));
     let store = Arc::new(open.await.context("open the store")?.context("open the store")?);
-    let cache = Cache::open(store.clone()).await.context("load the cache")?;
+    let table = Arc::new(Table::new(builtin::rows()));
+    let cache = Cache::open(sealed(store.clone(), args, &table)?).await.context("load the cache")?;
     let feed = Feed::start(cache.clone());
 
     let pki = Arc::new(Pki::open(&data.pki(), now).context("open the cluster's authority")?);
     let (service_ip, dns_ip) =
         (args.service_cidr.address(API_PLACE).into(), args.service_cidr.address(DNS_PLACE).into());
-    let api = api_server(args, cache, &pki, now).await?;
+    let api = api_server(args, table, cache, &pki, now).await?;
     if let Some((auditor, sender)) = audit::open(&args.audit).await? {
         api.audit_to(auditor);
         if let Some(sender) = sender {
@@ -185,13 +190,29 @@ fn with_loops(mut running: Running, args: &ServerArgs, cancel: CancellationToken
     running
 }
 
-async fn api_server(args: &ServerArgs, cache: Arc<Cache>, pki: &Pki, now: Timestamp) -> Result<Arc<ApiServer>> {
+/// The store as the cache sees it: sealed where the configuration asks for that.
+fn sealed(store: Arc<RedbStore>, args: &ServerArgs, table: &Table) -> Result<Arc<dyn Store>> {
+    let Some(path) = &args.encryption_provider_config else { return Ok(store) };
+    let name = path.display();
+    let yaml = std::fs::read_to_string(path).with_context(|| format!("read {name}"))?;
+    let random: Random = Arc::new(|buffer: &mut [u8]| rand::rng().fill_bytes(buffer));
+    let rules = encryption::rules(&yaml, table, &random).with_context(|| format!("{name} is refused"))?;
+    Ok(Arc::new(Sealed::new(store, rules)))
+}
+
+async fn api_server(
+    args: &ServerArgs,
+    table: Arc<Table>,
+    cache: Arc<Cache>,
+    pki: &Pki,
+    now: Timestamp,
+) -> Result<Arc<ApiServer>> {
     let services = Services::new(args.service_cidr, NODE_PORTS, Box::new(rand::rngs::StdRng::from_os_rng()));
     let mut allocators = Allocators::default();
     let gvr = Gvr { group: "".into(), version: "v1".into(), resource: "services".into() };
     allocators.insert(gvr, Arc::new(services));
     let options = wharf_apiserver::Options {
-        table: Arc::new(Table::new(builtin::rows())),
+        table,
         cache,
         admission: wharf_admission::Chain::select(&args.enable_admission_plugins, &args.disable_admission_plugins)
             .context("choose the admission plugins")?,

@@ -18,6 +18,7 @@ use wharf_store::Revision;
 use wharf_types::ApiError;
 
 use crate::call::Call;
+use crate::listbody::{self, ListBody};
 use crate::negotiate::{self, Accepted, Encoding, Form, Place};
 use crate::table;
 
@@ -81,7 +82,11 @@ pub fn render(call: &Call, reply: Reply) -> Result<Response<Body>, ApiError> {
         }
         Reply::List(list) => {
             let accepted = negotiate::negotiate(headers, Place::Whole)?;
-            finish(StatusCode::OK, shape_list(call, &list, accepted.form)?, accepted, headers)?
+            if accepted.form == Form::Object && accepted.encoding == Encoding::Json && !accepted.pretty {
+                plain_list(call, list)?
+            } else {
+                finish(StatusCode::OK, shape_list(call, &list, accepted.form)?, accepted, headers)?
+            }
         }
     };
     add_warnings(&mut response, &call.notes.warnings);
@@ -122,14 +127,7 @@ fn shape_list(call: &Call, list: &List, form: Form) -> Result<Bytes, ApiError> {
             table::list_head(&mut out, &call.row.list_kind, &api_version, &meta);
             let own = type_fields(&call.row);
             join(&mut out, &list.entries, |out, entry| {
-                // Items of a typed list do not repeat their type.
-                match entry.bytes.strip_prefix(own.as_bytes()) {
-                    Some(rest) => {
-                        out.push(b'{');
-                        out.extend_from_slice(rest);
-                    }
-                    None => out.extend_from_slice(&entry.bytes),
-                }
+                listbody::item(own.as_bytes(), &entry.bytes).into_iter().for_each(|part| out.extend_from_slice(part));
                 Ok(())
             })?;
             out.extend_from_slice(b"]}");
@@ -149,6 +147,38 @@ fn shape_list(call: &Call, list: &List, form: Form) -> Result<Bytes, ApiError> {
         Form::Partial => return Err(ApiError::not_acceptable(negotiate::SERVED)),
     }
     Ok(out.into())
+}
+
+/// Objects as they are, in JSON: no reply is larger, and none needs less.
+fn plain_list(call: &Call, list: List) -> Result<Response<Body>, ApiError> {
+    let mut head = Vec::with_capacity(LIST_HEAD);
+    let revision = list.revision.to_string();
+    let meta = table::ListMeta {
+        revision: &revision,
+        continue_token: list.continue_token.as_deref(),
+        remaining: list.remaining,
+    };
+    table::list_head(&mut head, &call.row.list_kind, &call.row.gvk.group_version().to_string(), &meta);
+    let body = ListBody::new(head, type_fields(&call.row), list.entries);
+    let mut response = if body.length() >= GZIP_MIN as u64 && negotiate::accepts_gzip(&call.headers) {
+        let whole = body.now();
+        packed(StatusCode::OK, Encoding::Json, &whole)?
+    } else {
+        let mut response = Response::new(body.map_err(|never| match never {}).boxed_unsync());
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(Encoding::Json.content_type()));
+        response
+    };
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
+    Ok(response)
+}
+
+/// A compressed reply.
+fn packed(code: StatusCode, encoding: Encoding, body: &[u8]) -> Result<Response<Body>, ApiError> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::new(1));
+    let packed = encoder.write_all(body).and_then(|()| encoder.finish()).map_err(ApiError::internal)?;
+    let mut response = bytes(code, encoding.content_type(), packed);
+    response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    Ok(response)
 }
 
 /// How the bytes of the row's objects start.
@@ -212,16 +242,7 @@ fn finish(
         },
     };
     let zip = body.len() >= GZIP_MIN && negotiate::accepts_gzip(headers);
-    let mut response = if zip {
-        let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::new(1));
-        encoder.write_all(&body).and_then(|()| encoder.finish()).map_err(ApiError::internal).map(|packed| {
-            let mut response = bytes(code, encoding.content_type(), packed);
-            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            response
-        })?
-    } else {
-        bytes(code, encoding.content_type(), body)
-    };
+    let mut response = if zip { packed(code, encoding, &body)? } else { bytes(code, encoding.content_type(), body) };
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
     Ok(response)
 }

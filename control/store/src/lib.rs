@@ -14,6 +14,7 @@ pub mod contract;
 mod follow;
 mod memory;
 mod redb;
+pub mod sealed;
 
 use std::fmt;
 
@@ -161,6 +162,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Bytes on disk (or held), for the size metric.
     async fn size_bytes(&self) -> Result<u64>;
+
+    /// True where the key's value is kept in an outdated form, so that writing it again is worth while although it is the same.
+    fn is_stale(&self, _key: &str) -> bool {
+        false
+    }
 }
 
 /// What every implementation asks of a key and a change before it looks at anything else.
@@ -168,12 +174,9 @@ fn check_size(key: &str, change: &Change) -> Result<()> {
     if key.is_empty() || key.len() > KEY_BYTES_MAX {
         return Err(Error::Key { size: key.len(), limit: KEY_BYTES_MAX });
     }
-    match change {
-        Change::Put(value) if value.len() > VALUE_BYTES_MAX => {
-            Err(Error::TooLarge { size: value.len(), limit: VALUE_BYTES_MAX })
-        }
-        _ => Ok(()),
-    }
+    let Change::Put(value) = change else { return Ok(()) };
+    let limit = VALUE_BYTES_MAX + sealed::room(value);
+    if value.len() > limit { Err(Error::TooLarge { size: value.len(), limit }) } else { Ok(()) }
 }
 
 impl Precondition {

@@ -1,17 +1,14 @@
-//! Creates, reads, lists and watches of 1 KiB objects.
+//! Writes, reads and lists, by many clients at once.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Result;
-use futures::StreamExt;
 use futures::future::try_join_all;
-use hdrhistogram::Histogram;
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
-use kube::{Api, Client};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use wharf_test_support::{Cluster, Options};
 
@@ -23,10 +20,8 @@ const CLIENTS: [usize; 3] = [1, 32, 128];
 /// Operations of one measurement.
 const OPERATIONS: usize = 4_000;
 const LISTED: usize = 5_000;
-const WATCHERS: usize = 1_000;
-const WATCHED_WRITES: usize = 20;
 
-fn config_map(name: &str) -> ConfigMap {
+pub fn config_map(name: &str) -> ConfigMap {
     serde_json::from_value(
         json!({ "metadata": { "name": name, "labels": { "app": "bench" } }, "data": { "value": "x".repeat(900) } }),
     )
@@ -61,91 +56,98 @@ async fn load<F: Future<Output = Result<()>>>(
 pub async fn measure(table: &mut Table) -> Result<()> {
     let cluster = Cluster::start(Options::default()).await?;
     let (pid, client) = (cluster.pid(), cluster.client.clone());
-    let maps: Api<ConfigMap> = Api::default_namespaced(client.clone());
     for clients in CLIENTS {
-        let create = async |number: usize| {
-            maps.create(&PostParams::default(), &config_map(&format!("c{clients}-{number}"))).await?;
-            Ok(())
-        };
-        let budget = if clients == 128 { "≤ 0.10 ms CPU (kube-apiserver + etcd: 2.0 ms)" } else { "" };
-        table.add(format!("create 1 KiB, {clients} clients, durable"), load(pid, clients, create).await?, budget);
+        writes(table, pid, &client, clients).await?;
     }
-    let get = async |number: usize| {
-        maps.get(&format!("c128-{number}")).await?;
+    lists(table, pid, &client).await
+}
+
+/// Each kind of write, and GET, by so many clients at once.
+async fn writes(table: &mut Table, pid: u32, client: &Client, clients: usize) -> Result<()> {
+    let maps: Api<ConfigMap> = Api::default_namespaced(client.clone());
+    let name = |number: usize| format!("c{clients}-{number}");
+    let create = async |number: usize| {
+        maps.create(&PostParams::default(), &config_map(&name(number))).await?;
         Ok(())
     };
-    table.add("GET 1 KiB, 128 clients", load(pid, 128, get).await?, "≤ 0.03 ms CPU (upstream 1.04)");
+    let budget = if clients == 128 { "≤ 0.10 ms CPU (kube-apiserver + etcd: 2.0 ms)" } else { "" };
+    table.add(format!("create 1 KiB, {clients} clients, durable"), load(pid, clients, create).await?, budget);
+    let get = async |number: usize| {
+        maps.get(&name(number)).await?;
+        Ok(())
+    };
+    let budget = if clients == 128 { "≤ 0.03 ms CPU (upstream 1.04)" } else { "" };
+    table.add(format!("GET 1 KiB, {clients} clients"), load(pid, clients, get).await?, budget);
+    let update = async |number: usize| {
+        let mut map = config_map(&name(number));
+        map.annotations_mut().insert("round".to_owned(), "update".to_owned());
+        maps.replace(&name(number), &PostParams::default(), &map).await?;
+        Ok(())
+    };
+    table.add(format!("update 1 KiB, {clients} clients"), load(pid, clients, update).await?, "");
+    let budget = if clients == 32 { "≤ 0.15 ms CPU (upstream 3.4)" } else { "" };
     let patch = async |number: usize| {
         let patch = Patch::Merge(json!({ "data": { "number": number.to_string() } }));
-        maps.patch(&format!("c32-{number}"), &PatchParams::default(), &patch).await?;
+        maps.patch(&name(number), &PatchParams::default(), &patch).await?;
         Ok(())
     };
-    table.add("merge patch, 32 clients", load(pid, 32, patch).await?, "≤ 0.15 ms CPU (upstream 3.4)");
-    lists(table, pid, &client).await?;
-    watches(table, pid, &client).await
+    table.add(format!("merge patch, {clients} clients"), load(pid, clients, patch).await?, budget);
+    let apply = async |number: usize| {
+        let mut map = json!(config_map(&name(number)));
+        map["data"]["applied"] = json!(number.to_string());
+        let (params, patch) = (PatchParams::apply("bench").force(), Patch::Apply(map));
+        maps.patch(&name(number), &params, &patch).await?;
+        Ok(())
+    };
+    table.add(format!("apply, {clients} clients"), load(pid, clients, apply).await?, budget);
+    Ok(())
 }
 
 async fn lists(table: &mut Table, pid: u32, client: &Client) -> Result<()> {
-    const ROUNDS: u32 = 10;
-    let maps: Api<ConfigMap> = Api::default_namespaced(client.clone());
-    let params = ListParams::default().limit(u32::try_from(LISTED)?);
-    let (begun, cpu) = (Instant::now(), process::cpu(pid)?);
-    for _ in 0..ROUNDS {
-        let request = kube::core::Request::new("/api/v1/namespaces/default/configmaps").list(&params)?;
-        client.request_text(request.map(Into::into)).await?;
+    let pods: Api<Pod> = Api::default_namespaced(client.clone());
+    let before = process::resident_bytes(pid)?;
+    let create = async |number: usize| {
+        let group = if number % 100 == 0 { "few" } else { "many" };
+        let pod = json!({
+            "metadata": { "name": format!("p{number}"), "labels": { "app": "bench", "group": group } },
+            "spec": { "schedulerName": "nobody", "containers": [{ "name": "main", "image": "none:v1" }] },
+        });
+        pods.create(&PostParams::default(), &serde_json::from_value(pod)?).await?;
+        anyhow::Ok(())
+    };
+    let next = AtomicUsize::new(0);
+    let writers = (0..32).map(|_| async {
+        while let number @ 0..LISTED = next.fetch_add(1, Ordering::Relaxed) {
+            create(number).await?;
+        }
+        anyhow::Ok(())
+    });
+    try_join_all(writers).await?;
+    let each = process::resident_bytes(pid)?.saturating_sub(before) * 10_000 / LISTED as u64;
+    table.add("memory for 10,000 pods that nothing runs", format!("{} MB", each >> 20), "");
+    let json = "application/json";
+    let table_form = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    for (what, accept, query, budget) in [
+        ("in JSON", json, "", "≤ 6 ms CPU (upstream 225 ms)"),
+        ("in protobuf", "application/vnd.kubernetes.protobuf", "", ""),
+        ("as a Table", table_form, "", ""),
+        ("in JSON, of which 50 are selected", json, "&labelSelector=group%3Dfew", ""),
+    ] {
+        let figure = list(pid, client, accept, query).await?;
+        table.add(format!("LIST {LISTED} pods {what}"), figure, budget);
     }
-    let (took, used) = (begun.elapsed() / ROUNDS, (process::cpu(pid)? - cpu) / ROUNDS);
-    let figure = format!("{:.1} ms, {:.1} ms CPU", took.as_secs_f64() * 1e3, used.as_secs_f64() * 1e3);
-    table.add(format!("LIST {LISTED} objects of 1 KiB in JSON"), figure, "≤ 6 ms CPU for pods (upstream 225 ms)");
-    drop(maps);
     Ok(())
 }
 
-async fn watches(table: &mut Table, pid: u32, client: &Client) -> Result<()> {
-    let maps: Api<ConfigMap> = Api::default_namespaced(client.clone());
-    let version = maps.list(&ListParams::default().limit(1)).await?.metadata.resource_version.unwrap_or_default();
-    let params = WatchParams::default().labels("app=bench");
-    let ready = Arc::new(AtomicUsize::new(0));
-    let watchers = (0..WATCHERS).map(|_| {
-        let (maps, version, params, ready) = (maps.clone(), version.clone(), params.clone(), ready.clone());
-        tokio::spawn(async move {
-            let mut events = maps.watch(&params, &version).await?.boxed();
-            ready.fetch_add(1, Ordering::Relaxed);
-            let mut seen = Vec::with_capacity(WATCHED_WRITES);
-            while seen.len() < WATCHED_WRITES {
-                match events.next().await {
-                    Some(Ok(WatchEvent::Added(map))) => {
-                        seen.push((map.metadata.name.unwrap_or_default(), Instant::now()))
-                    }
-                    Some(Ok(_)) => {}
-                    Some(Err(error)) => return Err(error.into()),
-                    None => anyhow::bail!("a watch ended early"),
-                }
-            }
-            Ok(seen)
-        })
-    });
-    let watchers: Vec<_> = watchers.collect();
-    while ready.load(Ordering::Relaxed) < WATCHERS {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+async fn list(pid: u32, client: &Client, accept: &str, query: &str) -> Result<String> {
+    const ROUNDS: u32 = 10;
+    let uri = format!("/api/v1/namespaces/default/pods?limit=0{query}");
+    let (begun, cpu) = (Instant::now(), process::cpu(pid)?);
+    for _ in 0..ROUNDS {
+        let request = http::Request::get(&uri).header("accept", accept).body(kube::client::Body::empty())?;
+        let body = client.send(request).await?.into_body();
+        http_body_util::BodyExt::collect(body).await?;
     }
-    let (cpu, mut written) = (process::cpu(pid)?, std::collections::HashMap::new());
-    for number in 0..WATCHED_WRITES {
-        let name = format!("watched-{number}");
-        written.insert(name.clone(), Instant::now());
-        maps.create(&PostParams::default(), &config_map(&name)).await?;
-    }
-    let mut delays = Histogram::<u64>::new(3)?;
-    for watcher in watchers {
-        for (name, at) in watcher.await?? {
-            if let Some(begun) = written.get(&name) {
-                delays.record(u64::try_from((at - *begun).as_micros())?)?;
-            }
-        }
-    }
-    let each = (process::cpu(pid)? - cpu).as_secs_f64() * 1e6 / (WATCHERS * WATCHED_WRITES) as f64;
-    let ms = |quantile: f64| delays.value_at_quantile(quantile) as f64 / 1000.0;
-    let figure = format!("{each:.1} µs CPU each; p50 {:.0} ms, p99 {:.0} ms after the write began", ms(0.5), ms(0.99));
-    table.add(format!("watch delivery to {WATCHERS} watchers"), figure, "≤ 2 µs CPU (upstream 57 µs)");
-    Ok(())
+    let (took, used) = (begun.elapsed() / ROUNDS, (process::cpu(pid)? - cpu) / ROUNDS);
+    Ok(format!("{:.1} ms, {:.1} ms CPU", took.as_secs_f64() * 1e3, used.as_secs_f64() * 1e3))
 }

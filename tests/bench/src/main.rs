@@ -9,6 +9,7 @@ mod pods;
 mod process;
 mod start;
 mod table;
+mod watch;
 
 use anyhow::Result;
 use clap::Parser;
@@ -31,6 +32,9 @@ async fn main() -> Result<()> {
     }
     if wanted("api") {
         api::measure(&mut table).await?;
+    }
+    if wanted("watch") {
+        watch::measure(&mut table).await?;
     }
     if wanted("pods") {
         pods::measure(&mut table).await?;

@@ -106,7 +106,8 @@ async fn attempt(call: &mut Call, plan: Plan, entry: &Entry, object: BoxObject) 
     if finished(&*object, &*old) {
         return finish(call, plan.dry_run, entry, object).await;
     }
-    if object.same(&*old) {
+    // What is sealed with an old key is written again as it is.
+    if object.same(&*old) && !call.server.cache.store().is_stale(&entry.key) {
         return Ok(Some(Written { bytes: entry.bytes.clone(), created: false }));
     }
     if plan.dry_run {

@@ -1,0 +1,241 @@
+//! Encryption at rest as an `EncryptionConfiguration` file asks for it: which resources, and by which providers.
+//!
+//! Source: `k8s.io/apiserver/pkg/server/options/encryptionconfig` and `pkg/apis/apiserver/validation`. A resource is covered by the
+//! first entry that names it; `*.group` and `*.*` cover custom resources that do not exist yet, too.
+//! Absent on purpose: reading the file again while the server runs, secretbox and KMS
+//! plugins, which are refused.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use wharf_registry::Table;
+use wharf_store::sealed::{AesCbc, AesGcm, Identity, Provider, Random, Rule};
+
+const API_VERSIONS: [&str; 2] = ["apiserver.config.k8s.io/v1", "v1"];
+const KIND: &str = "EncryptionConfiguration";
+
+/// Why a file is refused, with the path of what is wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(String);
+
+fn refuse<T>(path: impl std::fmt::Display, why: impl std::fmt::Display) -> Result<T, Error> {
+    Err(Error(format!("{path}: {why}")))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Configuration {
+    api_version: String,
+    kind: String,
+    resources: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    resources: Vec<String>,
+    providers: Vec<Choice>,
+}
+
+/// Exactly one of these.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Choice {
+    aesgcm: Option<Keys>,
+    aescbc: Option<Keys>,
+    identity: Option<Nothing>,
+    kms: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Keys {
+    keys: Vec<NamedKey>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NamedKey {
+    name: String,
+    /// Base64.
+    secret: String,
+}
+
+/// Reads a file's text and says what it means for the resources of the table.
+pub fn rules(yaml: &str, table: &Table, random: &Random) -> Result<Vec<Rule>, Error> {
+    let configuration: Configuration = serde_yaml::from_str(yaml).map_err(|error| Error(error.to_string()))?;
+    if !API_VERSIONS.contains(&configuration.api_version.as_str()) || configuration.kind != KIND {
+        return refuse(
+            "kind",
+            format!("{}/{} is no {}/{KIND}", configuration.api_version, configuration.kind, API_VERSIONS[0]),
+        );
+    }
+    if configuration.resources.is_empty() {
+        return refuse("resources", "at least one entry is required");
+    }
+    let mut rules: Vec<Rule> = Vec::new();
+    for (place, entry) in configuration.resources.iter().enumerate() {
+        let path = format!("resources[{place}]");
+        let providers = Arc::new(providers(&entry.providers, &path, random)?);
+        if entry.resources.is_empty() {
+            return refuse(format!("{path}.resources"), "at least one resource is required");
+        }
+        for (place, name) in entry.resources.iter().enumerate() {
+            let path = format!("{path}.resources[{place}]");
+            for prefix in prefixes(name, table, &path)? {
+                if rules.iter().any(|rule| rule.prefix == prefix && !name.contains('*')) {
+                    return refuse(&path, format!("{name:?} is covered by an earlier entry"));
+                }
+                rules.push(Rule { prefix, providers: providers.clone() });
+            }
+        }
+    }
+    Ok(rules)
+}
+
+/// The keys of a resource, which is named `secrets`, `widgets.example.com`, `*.apps`, `*.` or `*.*`.
+fn prefixes(name: &str, table: &Table, path: &str) -> Result<Vec<String>, Error> {
+    let (resource, group) = name.split_once('.').unwrap_or((name, ""));
+    if name != name.to_lowercase() || resource.is_empty() || resource.contains('/') || name == "*" {
+        return refuse(path, format!("{name:?} names no resource: write <resource>.<group>, *.<group> or *.*"));
+    }
+    if (resource, group) == ("*", "*") {
+        return Ok(vec![wharf_cache::ROOT.to_owned()]);
+    }
+    if group == "*" {
+        return refuse(path, format!("{name:?}: only * may stand for all groups' resources, as *.*"));
+    }
+    let fits = |row: &wharf_registry::Row| row.gvr.group == group && (resource == "*" || row.gvr.resource == resource);
+    let mut found: Vec<String> = table.all().iter().filter(|row| fits(row)).map(|row| row.prefix()).collect();
+    // Custom resources are kept below their group.
+    match (found.is_empty(), group.is_empty(), resource) {
+        (_, false, "*") => found.push(format!("{}{group}/", wharf_cache::ROOT)),
+        (true, false, resource) => found.push(format!("{}{group}/{resource}/", wharf_cache::ROOT)),
+        (true, true, _) => return refuse(path, format!("there is no resource {name:?}")),
+        _ => {}
+    }
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+fn providers(choices: &[Choice], path: &str, random: &Random) -> Result<Vec<Box<dyn Provider>>, Error> {
+    let mut providers: Vec<Box<dyn Provider>> = Vec::new();
+    for (place, choice) in choices.iter().enumerate() {
+        let path = format!("{path}.providers[{place}]");
+        match choice {
+            Choice { aesgcm: Some(keys), aescbc: None, identity: None, kms: None } => {
+                add(&mut providers, keys, &format!("{path}.aesgcm"), |name, secret| {
+                    Ok(Box::new(AesGcm::new(name, secret, random.clone())?))
+                })?;
+            }
+            Choice { aesgcm: None, aescbc: Some(keys), identity: None, kms: None } => {
+                add(&mut providers, keys, &format!("{path}.aescbc"), |name, secret| {
+                    Ok(Box::new(AesCbc::new(name, secret, random.clone())?))
+                })?;
+            }
+            Choice { aesgcm: None, aescbc: None, identity: Some(Nothing {}), kms: None } => {
+                providers.push(Box::new(Identity));
+            }
+            Choice { aesgcm: None, aescbc: None, identity: None, kms: Some(_) } => {
+                return refuse(format!("{path}.kms"), "KMS plugins are not supported yet");
+            }
+            _ => return refuse(path, "exactly one of aesgcm, aescbc, identity and kms is required"),
+        }
+    }
+    if providers.is_empty() {
+        refuse(format!("{path}.providers"), "at least one provider is required")
+    } else {
+        Ok(providers)
+    }
+}
+
+/// One provider for each key, the first of which writes.
+fn add(
+    providers: &mut Vec<Box<dyn Provider>>,
+    keys: &Keys,
+    path: &str,
+    make: impl Fn(&str, &[u8]) -> Result<Box<dyn Provider>, &'static str>,
+) -> Result<(), Error> {
+    if keys.keys.is_empty() {
+        return refuse(format!("{path}.keys"), "at least one key is required");
+    }
+    for (place, key) in keys.keys.iter().enumerate() {
+        let path = format!("{path}.keys[{place}]");
+        if key.name.is_empty() || key.name.contains(':') {
+            return refuse(format!("{path}.name"), "a name without ':' is required");
+        }
+        // The secret itself must not get into a message.
+        let secret = STANDARD.decode(&key.secret).or_else(|_| refuse(format!("{path}.secret"), "is not base64"))?;
+        let provider = make(&key.name, &secret).or_else(|why| refuse(format!("{path}.secret"), why))?;
+        if providers.iter().any(|other| other.prefix() == provider.prefix()) {
+            return refuse(format!("{path}.name"), format!("there are two keys {:?}", key.name));
+        }
+        providers.push(provider);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The prefixes of the rules with their first provider's, or the message.
+    fn check(resources: &str, expected: &str) {
+        let yaml =
+            format!("apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources: {resources}");
+        let table = Table::new(wharf_registry::builtin::rows());
+        let random: Random = Arc::new(|_| {});
+        let shown = match rules(&yaml, &table, &random) {
+            Ok(rules) => {
+                let show = |rule: &Rule| format!("{}={}", rule.prefix, rule.providers[0].prefix());
+                rules.iter().map(show).collect::<Vec<_>>().join(" ")
+            }
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(shown, expected, "{resources}");
+    }
+
+    #[test]
+    fn resources_are_found_where_they_are_stored() {
+        const KEY: &str = "keys: [{name: a, secret: AAAAAAAAAAAAAAAAAAAAAA==}]";
+        check(
+            &format!("[{{resources: [secrets, nodes], providers: [{{aesgcm: {{{KEY}}}}}, {{identity: {{}}}}]}}]"),
+            "/registry/secrets/=k8s:enc:aesgcm:v1:a: /registry/minions/=k8s:enc:aesgcm:v1:a:",
+        );
+        check(
+            &format!("[{{resources: [widgets.example.com, '*.*'], providers: [{{aescbc: {{{KEY}}}}}]}}]"),
+            "/registry/example.com/widgets/=k8s:enc:aescbc:v1:a: /registry/=k8s:enc:aescbc:v1:a:",
+        );
+        check("[{resources: ['*.example.com'], providers: [{identity: {}}]}]", "/registry/example.com/=");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_secrets_are_not_shown() {
+        check(
+            "[{resources: [secrets], providers: [{aesgcm: {keys: [{name: a, secret: c2hvcnQ=}]}}]}]",
+            "resources[0].providers[0].aesgcm.keys[0].secret: an AES key has 16, 24 or 32 bytes",
+        );
+        check(
+            "[{resources: [secrets], providers: [{aescbc: {keys: [{name: a, secret: '*'}]}}]}]",
+            "resources[0].providers[0].aescbc.keys[0].secret: is not base64",
+        );
+        check("[{resources: [secrets], providers: []}]", "resources[0].providers: at least one provider is required");
+        check(
+            "[{resources: [things], providers: [{identity: {}}]}]",
+            "resources[0].resources[0]: there is no resource \"things\"",
+        );
+        check(
+            "[{resources: [secrets], providers: [{}]}]",
+            "resources[0].providers[0]: exactly one of aesgcm, aescbc, identity and kms is required",
+        );
+        check("[]", "resources: at least one entry is required");
+    }
+}
