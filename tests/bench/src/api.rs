@@ -107,7 +107,7 @@ async fn lists(table: &mut Table, pid: u32, client: &Client) -> Result<()> {
     let pods: Api<Pod> = Api::default_namespaced(client.clone());
     let before = process::resident_bytes(pid)?;
     let create = async |number: usize| {
-        let group = if number % 100 == 0 { "few" } else { "many" };
+        let group = if number.is_multiple_of(100) { "few" } else { "many" };
         let pod = json!({
             "metadata": { "name": format!("p{number}"), "labels": { "app": "bench", "group": group } },
             "spec": { "schedulerName": "nobody", "containers": [{ "name": "main", "image": "none:v1" }] },
