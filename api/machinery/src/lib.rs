@@ -1,4 +1,4 @@
-//! What API objects are worked with: names, selectors, quantities, bodies, certificate requests, protobuf, patches,
+//! What API objects are worked with: names, selectors, quantities, schedules, bodies, certificate requests, protobuf, patches,
 //! server-side apply, schemas, OpenAPI, CEL.
 //!
 //! Pure functions only. Source of the behaviour: `k8s.io/apimachinery`.
@@ -6,7 +6,9 @@
 pub mod apply;
 pub mod body;
 pub mod cel;
+pub mod cron;
 pub mod csr;
+pub mod disruption;
 pub mod names;
 pub mod openapi;
 pub mod patch;

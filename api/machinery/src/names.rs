@@ -8,6 +8,7 @@ pub const LABEL_MAX: usize = 63;
 pub const SUBDOMAIN_MAX: usize = 253;
 
 const LABEL_MESSAGE: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
+const WILDCARD_MESSAGE: &str = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', regex used for validation is '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 const SUBDOMAIN_MESSAGE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 const DNS1035_MESSAGE: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const LABEL_VALUE_MESSAGE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
@@ -60,6 +61,24 @@ pub fn dns1123_label(value: &str) -> Vec<String> {
 
 pub fn dns1123_subdomain(value: &str) -> Vec<String> {
     check(value, SUBDOMAIN_MAX, value.split('.').all(is_label), SUBDOMAIN_MESSAGE)
+}
+
+/// `*.example.com`
+pub fn wildcard_dns1123_subdomain(value: &str) -> Vec<String> {
+    let good = value.strip_prefix("*.").is_some_and(|rest| rest.split('.').all(is_label));
+    check(value, SUBDOMAIN_MAX, good, WILDCARD_MESSAGE)
+}
+
+/// What may stand in a path as one segment of it.
+pub fn path_segment(value: &str) -> Vec<String> {
+    match value {
+        "." | ".." => vec![format!("may not be '{value}'")],
+        value => ["/", "%"]
+            .iter()
+            .filter(|bad| value.contains(**bad))
+            .map(|bad| format!("may not contain '{bad}'"))
+            .collect(),
+    }
 }
 
 pub fn dns1035_label(value: &str) -> Vec<String> {

@@ -140,10 +140,10 @@ impl ApiError {
         error
     }
 
-    /// 429; `retry_after_s` is sent as `Retry-After` too.
+    /// 429; `retry_after_s` is sent as `Retry-After` too, if there is something to wait for.
     pub fn too_many_requests(message: impl Into<String>, retry_after_s: i32) -> Self {
         let mut error = Self::new(429, "TooManyRequests", message);
-        error.details.get_or_insert_default().retry_after_seconds = Some(retry_after_s);
+        error.details.get_or_insert_default().retry_after_seconds = Some(retry_after_s).filter(|seconds| *seconds > 0);
         error
     }
 

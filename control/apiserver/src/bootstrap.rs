@@ -1,8 +1,8 @@
-//! What a cluster has before anybody has made anything: its namespaces and the `kubernetes` Service.
+//! What a cluster has before anybody has made anything: its namespaces, the `kubernetes` Service and two priority classes.
 //!
 //! Written through the API as `system:apiserver`, admission, validation and all. Idempotent: it reads, and writes what is
 //! missing or different. [`ensure`] does it once, before anybody is served; [`keep`] does it again when somebody takes it away.
-//! Source: `pkg/controlplane/controller/{systemnamespaces,kubernetesservice}`.
+//! Source: `pkg/controlplane/controller/{systemnamespaces,kubernetesservice}`, `pkg/registry/scheduling/rest` (its hook).
 //! Absent on purpose: several API servers behind one Service (the last one to start wins until there is a lease for each).
 
 use std::collections::BTreeMap;
@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::{
     EndpointAddress, EndpointPort as CorePort, EndpointSubset, Endpoints, Namespace, Service, ServicePort, ServiceSpec,
 };
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::{Api, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -24,6 +25,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use wharf_auth::User;
+use wharf_registry::{SYSTEM_CLASSES, SystemClass};
 use wharf_types::meta::ObjectMeta;
 
 use crate::server::ApiServer;
@@ -65,6 +67,9 @@ pub async fn ensure(server: &Arc<ApiServer>, at: Location) -> Result<(), Error> 
         let meta = ObjectMeta { name: Some((*name).to_owned()), labels: Some(labels), ..ObjectMeta::default() };
         // One that is there is its owner's to change.
         settle(&namespaces, Namespace { metadata: meta, ..Namespace::default() }, |_, _| true).await?;
+    }
+    for class in SYSTEM_CLASSES {
+        settle(&Api::all(client.clone()), priority_class(class), |_, _| true).await?;
     }
     let same_spec = |held: &Service, wanted: &Service| {
         let facts = |service: &Service| {
@@ -160,6 +165,15 @@ fn meta(labels: &[(&str, &str)]) -> ObjectMeta {
         namespace: Some("default".to_owned()),
         labels: Some(labels),
         ..ObjectMeta::default()
+    }
+}
+
+fn priority_class(class: &SystemClass) -> PriorityClass {
+    PriorityClass {
+        metadata: ObjectMeta { name: Some(class.name.to_owned()), ..ObjectMeta::default() },
+        value: Some(class.value),
+        description: Some(class.description.to_owned()),
+        ..PriorityClass::default()
     }
 }
 

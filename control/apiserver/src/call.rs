@@ -83,6 +83,15 @@ impl Call {
         Asked { user: name, uid, groups, extra, now: write::whole_seconds(self.now) }
     }
 
+    /// The same request turned to an object of another resource, in the same namespace if that has any; none where nothing
+    /// serves the resource.
+    pub fn toward(&self, gvr: &Gvr, name: &str) -> Option<Self> {
+        let row = self.server.table.find(&gvr.group, &gvr.version, &gvr.resource)?;
+        let collection = self.server.collection(&row)?;
+        let namespace = self.namespace.as_deref().filter(|_| row.namespaced());
+        Some(Self { row, collection, subresource: None, ..self.about(namespace, name) })
+    }
+
     pub fn warn(&mut self, warnings: impl IntoIterator<Item = String>) {
         self.notes.warnings.extend(warnings);
     }

@@ -15,7 +15,13 @@ fn sample(row: &Row) -> Value {
     let template = pod("x")["spec"].clone();
     let mut object = match row.gvk.kind.as_ref() {
         "Pod" => pod("sample"),
-        "Deployment" | "ReplicaSet" => deployment("sample"),
+        "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet" => deployment("sample"),
+        "ControllerRevision" => json!({"revision": 1, "data": {"spec": {"a": 1}}}),
+        "CronJob" => {
+            let mut spec = template;
+            spec["restartPolicy"] = json!("Never");
+            json!({"spec": {"schedule": "@hourly", "jobTemplate": {"spec": {"template": {"spec": spec}}}}})
+        }
         "ReplicationController" => json!({"spec": {
             "selector": {"app": "web"},
             "template": {"metadata": {"labels": {"app": "web"}}, "spec": template},
@@ -25,6 +31,14 @@ fn sample(row: &Row) -> Value {
             spec["restartPolicy"] = json!("Never");
             json!({"spec": {"template": {"spec": spec}}})
         }
+        "HorizontalPodAutoscaler" => json!({"spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}, "maxReplicas": 3,
+        }}),
+        "Ingress" => json!({"spec": {"defaultBackend": {"service": {"name": "web", "port": {"number": 80}}}}}),
+        "IngressClass" => json!({"spec": {"controller": "example.com/a"}}),
+        "IPAddress" => json!({"spec": {"parentRef": {"resource": "services", "namespace": "default", "name": "web"}}}),
+        "ServiceCIDR" => json!({"spec": {"cidrs": ["10.9.0.0/16"]}}),
+        "RuntimeClass" => json!({"handler": "wasm"}),
         "PodTemplate" => json!({"template": {"spec": template}}),
         "Service" => json!({"spec": {"clusterIP": "None", "ports": [{"port": 80}], "selector": {"app": "web"}}}),
         "EndpointSlice" => json!({"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"]}], "ports": []}),
@@ -43,7 +57,7 @@ fn sample(row: &Row) -> Value {
     };
     object["apiVersion"] = json!(row.gvk.group_version().to_string());
     object["kind"] = json!(row.gvk.kind);
-    object["metadata"] = json!({"name": "sample", "labels": {"walk": "yes"}});
+    object["metadata"] = json!({"name": name(row), "labels": {"walk": "yes"}});
     object
 }
 
@@ -76,6 +90,14 @@ fn admission(kind: &str) -> Value {
     }
 }
 
+/// The sample's name; some kinds do not take any.
+fn name(row: &Row) -> &'static str {
+    match row.gvk.kind.as_ref() {
+        "IPAddress" => "10.1.2.3",
+        _ => "sample",
+    }
+}
+
 fn collection(row: &Row) -> String {
     let gv = row.gvr.group_version();
     let root = if gv.group.is_empty() { "/api" } else { "/apis" };
@@ -86,7 +108,7 @@ fn collection(row: &Row) -> String {
 /// The row's life; `what` goes into every message.
 async fn walk(api: &Api, row: &Row) {
     let (all, what) = (collection(row), row.gvr.group_resource());
-    let one = format!("{all}/sample");
+    let one = format!("{all}/{}", name(row));
     let mut watch = api.watch(&format!("{all}?watch=1&labelSelector=walk%3Dyes")).await;
     api.post(&format!("{all}?dryRun=All"), &sample(row)).await.expect(201);
     api.get(&one).await.expect(404);
@@ -95,7 +117,7 @@ async fn walk(api: &Api, row: &Row) {
     assert_eq!(made["kind"], row.gvk.kind.as_ref(), "{what}");
     assert_eq!(api.get(&one).await.expect(200), made, "{what}");
     api.post(&all, &sample(row)).await.refused(409, "AlreadyExists", "already exists");
-    assert_eq!(watch.event().await, "ADDED sample", "{what}");
+    assert_eq!(watch.event().await, format!("ADDED {}", name(row)), "{what}");
 
     let list = api.get(&format!("{all}?labelSelector=walk%3Dyes")).await.expect(200);
     assert_eq!(list["kind"], row.list_kind.as_str(), "{what}");
@@ -113,14 +135,15 @@ async fn walk(api: &Api, row: &Row) {
     let updated = api.put(&one, &changed).await.expect(200);
     assert!(revision(&updated) > revision(&made), "{what}");
     api.put(&one, &changed).await.refused(409, "Conflict", "the object has been modified");
-    assert_eq!(watch.event().await, "MODIFIED sample", "{what}");
+    let modified = format!("MODIFIED {}", name(row));
+    assert_eq!(watch.event().await, modified, "{what}");
     for (kind, patch) in [
         ("merge", json!({"metadata": {"annotations": {"a": "2"}}})),
         ("strategic-merge", json!({"metadata": {"annotations": {"a": "3"}}})),
         ("json", json!([{"op": "replace", "path": "/metadata/annotations/a", "value": "4"}])),
     ] {
         api.patch(&one, kind, &patch).await.expect(200);
-        assert_eq!(watch.event().await, "MODIFIED sample", "{what} {kind}");
+        assert_eq!(watch.event().await, modified, "{what} {kind}");
     }
     let current = api.get(&one).await.expect(200);
     assert_eq!(current["metadata"]["annotations"]["a"], "4", "{what}");
@@ -128,16 +151,16 @@ async fn walk(api: &Api, row: &Row) {
     subresources(api, row, &one, &current).await;
     delete(api, row, &one, &made).await;
     loop {
-        match watch.event().await.as_str() {
-            "MODIFIED sample" => {}
-            last => break assert_eq!(last, "DELETED sample", "{what}"),
+        let event = watch.event().await;
+        if event != modified {
+            break assert_eq!(event, format!("DELETED {}", name(row)), "{what}");
         }
     }
 }
 
 /// What is read in protobuf is what JSON has, and written back it changes nothing.
 async fn in_protobuf(api: &Api, row: &Row, all: &str, made: &Value) {
-    let (one, headers) = (format!("{all}/sample"), [("content-type", MEDIA_TYPE), ("accept", MEDIA_TYPE)]);
+    let (one, headers) = (format!("{all}/{}", name(row)), [("content-type", MEDIA_TYPE), ("accept", MEDIA_TYPE)]);
     let read = api.get_as(&one, MEDIA_TYPE).await;
     assert_eq!(read.headers["content-type"], MEDIA_TYPE, "{one}");
     assert_eq!(protobuf::decode_object(&read.bytes, &row.gvk).unwrap(), without_empty_lists(made));
@@ -216,7 +239,7 @@ async fn every_collection_can_be_deleted() {
         let listed = api.delete(&format!("{all}?labelSelector=walk%3Dyes")).await.expect(200);
         assert_eq!(listed["items"].as_array().map(Vec::len), Some(1), "{all}");
         if made["metadata"]["finalizers"].is_null() && !row.kind.orphans_by_default() {
-            api.get(&format!("{all}/sample")).await.expect(404);
+            api.get(&format!("{all}/{}", name(&row))).await.expect(404);
         }
     }
 }

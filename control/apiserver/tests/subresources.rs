@@ -114,3 +114,95 @@ async fn logs_need_a_container_and_a_node() {
         .expect(201);
     api.get(&format!("{path}?container=x")).await.refused(404, "NotFound", "nodes \"n\" not found");
 }
+
+/// A budget whose controller has counted.
+async fn budget(api: &Api, name: &str, allowed: i32) {
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let object =
+        json!({"metadata": {"name": name}, "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}}});
+    api.post(budgets, &object).await.expect(201);
+    let status = json!({"status": {"observedGeneration": 1, "disruptionsAllowed": allowed, "desiredHealthy": 1, "currentHealthy": 1, "expectedPods": 2}});
+    api.patch(&format!("{budgets}/{name}/status"), "merge", &status).await.expect(200);
+}
+
+async fn running(api: &Api, name: &str) {
+    let mut object = pod(name);
+    object["metadata"]["labels"] = json!({"app": "web"});
+    api.post(PODS, &object).await.expect(201);
+    let status = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+    api.patch(&format!("{PODS}/{name}/status"), "merge", &status).await.expect(200);
+}
+
+#[tokio::test]
+async fn an_eviction_spends_the_budget() {
+    let api = Api::with_namespace().await;
+    for name in ["a", "b"] {
+        running(&api, name).await;
+    }
+    budget(&api, "web", 1).await;
+    let evict = async |name: &str| {
+        let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}});
+        api.post(&format!("{PODS}/{name}/eviction"), &eviction).await
+    };
+    let dry = json!({"metadata": {"name": "a"}});
+    api.post(&format!("{PODS}/a/eviction?dryRun=All"), &dry).await.expect(201);
+    assert_eq!(evict("a").await.expect(201)["code"], 201);
+    let spent = api.get("/apis/policy/v1/namespaces/default/poddisruptionbudgets/web").await.expect(200);
+    assert_eq!(spent["status"]["disruptionsAllowed"], 0);
+    assert!(spent["status"]["disruptedPods"]["a"].is_string(), "{spent}");
+    let refusal = evict("b").await.refused(
+        429,
+        "TooManyRequests",
+        "Cannot evict pod as it would violate the pod's disruption budget.",
+    );
+    let cause = &refusal["details"]["causes"][0];
+    assert_eq!(cause["reason"], "DisruptionBudget");
+    assert_eq!(cause["message"], "The disruption budget web needs 1 healthy pods and has 1 currently");
+    let kept = api.get(&format!("{PODS}/b")).await.expect(200);
+    assert!(kept["metadata"].get("deletionTimestamp").is_none(), "{kept}");
+
+    // Not ready, it is none of those that the budget counts.
+    let unready = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+    api.patch(&format!("{PODS}/b/status"), "merge", &unready).await.expect(200);
+    evict("b").await.expect(201);
+}
+
+#[tokio::test]
+async fn a_pod_under_two_budgets_is_not_evicted() {
+    let api = Api::with_namespace().await;
+    running(&api, "a").await;
+    budget(&api, "one", 1).await;
+    budget(&api, "two", 1).await;
+    let eviction = json!({"metadata": {"name": "a"}});
+    let status = api.post(&format!("{PODS}/a/eviction"), &eviction).await.expect(201);
+    assert_eq!((&status["status"], &status["code"]), (&json!("Failure"), &json!(500)));
+    api.get(&format!("{PODS}/a")).await.expect(200);
+}
+
+#[tokio::test]
+async fn an_evicted_pod_says_so() {
+    let api = Api::with_namespace().await;
+    running(&api, "a").await;
+    api.post(&format!("{PODS}/a/binding"), &json!({"metadata": {"name": "a"}, "target": {"name": "n"}}))
+        .await
+        .expect(201);
+    api.post(&format!("{PODS}/a/eviction"), &json!({"metadata": {"name": "a"}})).await.expect(201);
+    let going = api.get(&format!("{PODS}/a")).await.expect(200);
+    assert!(going["metadata"]["deletionTimestamp"].is_string(), "{going}");
+    let conditions = going["status"]["conditions"].as_array().expect("conditions");
+    let target = conditions.iter().find(|held| held["type"] == "DisruptionTarget").expect("the condition");
+    assert_eq!(target["reason"], "EvictionByEvictionAPI");
+}
+
+#[tokio::test]
+async fn system_priority_classes_cannot_be_deleted() {
+    let api = Api::with_namespace().await;
+    let classes = "/apis/scheduling.k8s.io/v1/priorityclasses";
+    let object = json!({"metadata": {"name": "system-node-critical"}, "value": 2_000_001_000});
+    api.post(classes, &object).await.expect(201);
+    api.delete(&format!("{classes}/system-node-critical")).await.refused(
+        403,
+        "Forbidden",
+        "priorityclasses.scheduling.k8s.io \"system-node-critical\" is forbidden: this is a system priority class and cannot be deleted",
+    );
+}

@@ -72,9 +72,10 @@ const RULES: &[Rule] = &[
     rule(Who::Group(AUTHENTICATED), CREATE, &["authorization.k8s.io"], &["selfsubjectaccessreviews", "selfsubjectrulesreviews"], Anywhere),
     rule(Who::Group(AUTHENTICATED), CREATE, &["authentication.k8s.io"], &["selfsubjectreviews"], Anywhere),
 
-    // Its namespaces and the `kubernetes` Service.
+    // Its namespaces, the `kubernetes` Service and the system's priority classes.
     rule(APISERVER, &["get", "list", "watch", "create", "update", "patch"], &[""], &["namespaces", "services", "endpoints"], Anywhere),
     rule(APISERVER, &["get", "list", "watch", "create", "update", "patch"], &["discovery.k8s.io"], &["endpointslices"], Anywhere),
+    rule(APISERVER, &["get", "create"], &["scheduling.k8s.io"], &["priorityclasses"], Anywhere),
 
     rule(SCHEDULER, WRITE, &["", "events.k8s.io"], &["events"], Anywhere),
     rule(SCHEDULER, &["get", "list", "watch", "create", "update"], &["coordination.k8s.io"], &["leases"], Anywhere),

@@ -2,8 +2,7 @@
 //!
 //! A row says how a resource is named, where it is stored and which subresources it has; what its objects must hold is in
 //! the strategy's file under `kinds`. Storage prefixes are those that kube-apiserver writes to etcd.
-//! Absent on purpose: `events.k8s.io` (a second view of `events`, which needs one store under two versions), and workloads
-//! that no controller would act on yet.
+//! Absent on purpose: `events.k8s.io` (a second view of `events`, which needs one store under two versions).
 
 use std::sync::Arc;
 
@@ -44,16 +43,29 @@ pub fn rows() -> Vec<Row> {
         row(kinds::validatingpolicy::ValidatingPolicies, &[],   NOT_IN_ALL, "validatingadmissionpolicies", &[Status]),
         row(kinds::validatingpolicybinding::ValidatingPolicyBindings, &[], NOT_IN_ALL, "validatingadmissionpolicybindings", &[]),
         row(kinds::validatingwebhook::ValidatingWebhooks, &[],  NOT_IN_ALL, "validatingwebhookconfigurations", &[]),
+        row(kinds::controllerrevision::ControllerRevisions, &[], NOT_IN_ALL, "controllerrevisions",   &[]),
+        row(kinds::daemonset::DaemonSets,          &["ds"],     IN_ALL,     "daemonsets",             &[Status]),
         row(kinds::deployment::Deployments,        &["deploy"], IN_ALL,     "deployments",            &[Scale, Status]),
         row(kinds::replicaset::ReplicaSets,        &["rs"],     IN_ALL,     "replicasets",            &[Scale, Status]),
+        row(kinds::statefulset::StatefulSets,      &["sts"],    IN_ALL,     "statefulsets",           &[Scale, Status]),
+        row(kinds::hpa::HorizontalPodAutoscalers,  &["hpa"],    IN_ALL,     "horizontalpodautoscalers", &[Status]),
+        row(kinds::cronjob::CronJobs,              &["cj"],     IN_ALL,     "cronjobs",               &[Status]),
         row(kinds::job::Jobs,                      &[],         IN_ALL,     "jobs",                   &[Status]),
         row(kinds::csr::CertificateSigningRequests, &["csr"],   NOT_IN_ALL, "certificatesigningrequests", &[Approval, Status]),
         row(kinds::lease::Leases,                  &[],         NOT_IN_ALL, "leases",                 &[]),
         row(kinds::endpointslice::EndpointSlices,  &[],         NOT_IN_ALL, "endpointslices",         &[]),
+        row(kinds::ingressclass::IngressClasses,   &[],         NOT_IN_ALL, "ingressclasses",         &[]),
+        row(kinds::ingress::Ingresses,             &["ing"],    NOT_IN_ALL, "ingress",                &[Status]),
+        row(kinds::ipaddress::IPAddresses,         &["ip"],     NOT_IN_ALL, "ipaddresses",            &[]),
+        row(kinds::networkpolicy::NetworkPolicies, &["netpol"], NOT_IN_ALL, "networkpolicies",        &[]),
+        row(kinds::servicecidr::ServiceCIDRs,      &[],         NOT_IN_ALL, "servicecidrs",           &[Status]),
+        row(kinds::runtimeclass::RuntimeClasses,   &[],         NOT_IN_ALL, "runtimeclasses",         &[]),
+        row(kinds::pdb::PodDisruptionBudgets,      &["pdb"],    NOT_IN_ALL, "poddisruptionbudgets",   &[Status]),
         row(kinds::clusterrolebinding::ClusterRoleBindings, &[], NOT_IN_ALL, "clusterrolebindings",   &[]),
         row(kinds::clusterrole::ClusterRoles,      &[],         NOT_IN_ALL, "clusterroles",           &[]),
         row(kinds::rolebinding::RoleBindings,      &[],         NOT_IN_ALL, "rolebindings",           &[]),
         row(kinds::role::Roles,                    &[],         NOT_IN_ALL, "roles",                  &[]),
+        row(kinds::priorityclass::PriorityClasses, &["pc"],     NOT_IN_ALL, "priorityclasses",        &[]),
         row(kinds::csidriver::CSIDrivers,          &[],         NOT_IN_ALL, "csidrivers",             &[]),
         row(kinds::csinode::CSINodes,              &[],         NOT_IN_ALL, "csinodes",               &[]),
         row(kinds::csistoragecapacity::CSIStorageCapacities, &[], NOT_IN_ALL, "csistoragecapacities", &[]),

@@ -9,6 +9,9 @@ use serde_json::Value;
 use wharf_machinery::names;
 use wharf_types::field::{Error, Errors, Path};
 use wharf_types::k8s::apimachinery::pkg::util::intstr::IntOrString;
+use wharf_types::meta::Condition;
+
+use crate::network::Block;
 
 pub const IMMUTABLE: &str = "field is immutable";
 /// Of a ConfigMap or Secret that is marked immutable.
@@ -21,7 +24,7 @@ pub fn json<T: Serialize + ?Sized>(value: &T) -> Value {
     serde_json::to_value(value).unwrap_or_default()
 }
 
-pub fn immutable<T: PartialEq + Serialize>(new: &T, old: &T, path: &Path) -> Errors {
+pub fn immutable<T: PartialEq + Serialize + ?Sized>(new: &T, old: &T, path: &Path) -> Errors {
     if new == old { Vec::new() } else { vec![Error::invalid(path, json(new), IMMUTABLE)] }
 }
 
@@ -136,6 +139,67 @@ pub fn percent(text: &str) -> Option<u64> {
     }
 }
 
+/// Zero as a count or a percentage; text that is neither counts as zero.
+pub fn is_zero(value: &IntOrString) -> bool {
+    match value {
+        IntOrString::Int(count) => *count == 0,
+        IntOrString::String(text) => percent(text).unwrap_or_else(|| text.parse().unwrap_or_default()) == 0,
+    }
+}
+
+/// A percentage of which there cannot be more than all.
+pub fn at_most_all(value: &IntOrString, path: &Path) -> Errors {
+    match value {
+        IntOrString::String(text) if percent(text).is_some_and(|percent| percent > 100) => {
+            vec![Error::invalid(path, text, "must not be greater than 100%")]
+        }
+        _ => Vec::new(),
+    }
+}
+
+const CONDITION_STATUSES: &[&str] = &["False", "True", "Unknown"];
+const CONDITION_REASON_MAX: usize = 1024;
+const CONDITION_MESSAGE_MAX: usize = 32 * 1024;
+const CONDITION_REASON: &str = "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName',  or 'ReasonA,ReasonB',  or 'ReasonA:ReasonB', regex used for validation is '[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?')";
+
+/// The conditions of a status. Source: `ValidateConditions` of `apimachinery/pkg/apis/meta/v1/validation`.
+pub fn conditions(conditions: &[Condition], path: &Path) -> Errors {
+    let mut errors = Vec::new();
+    for (index, condition) in conditions.iter().enumerate() {
+        let path = path.index(index);
+        if conditions[..index].iter().any(|earlier| earlier.type_ == condition.type_) {
+            errors.push(Error::duplicate(&path.child("type"), &condition.type_));
+        }
+        errors.extend(qualified_name(&condition.type_, &path.child("type")));
+        errors.extend(one_of(&condition.status, CONDITION_STATUSES, &path.child("status")));
+        if let Some(generation) = condition.observed_generation.filter(|generation| *generation < 0) {
+            let why = "must be greater than or equal to zero";
+            errors.push(Error::invalid(&path.child("observedGeneration"), generation, why));
+        }
+        let at = path.child("reason");
+        match condition.reason.as_str() {
+            "" => errors.push(Error::required(&at, "must be set")),
+            reason if !is_condition_reason(reason) => errors.push(Error::invalid(&at, reason, CONDITION_REASON)),
+            _ => {}
+        }
+        if condition.reason.len() > CONDITION_REASON_MAX {
+            errors.push(Error::too_long(&at, CONDITION_REASON_MAX));
+        }
+        if condition.message.len() > CONDITION_MESSAGE_MAX {
+            errors.push(Error::too_long(&path.child("message"), CONDITION_MESSAGE_MAX));
+        }
+    }
+    errors
+}
+
+fn is_condition_reason(reason: &str) -> bool {
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let bytes = reason.as_bytes();
+    bytes.first().is_some_and(u8::is_ascii_alphabetic)
+        && bytes.last().is_some_and(|last| word(*last))
+        && bytes.iter().all(|byte| word(*byte) || b",:".contains(byte))
+}
+
 pub const NOT_AN_IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 
 pub fn ip(value: &str, path: &Path) -> Errors {
@@ -173,17 +237,56 @@ pub fn endpoint_ip(value: &str, path: &Path) -> Errors {
 
 /// An address block such as `10.0.0.0/8`.
 pub fn cidr(value: &str, path: &Path) -> Errors {
-    let good =
-        value.split_once('/').is_some_and(|(address, bits)| match (address.parse::<IpAddr>(), bits.parse::<u8>()) {
-            (Ok(IpAddr::V4(_)), Ok(bits)) => bits <= 32,
-            (Ok(IpAddr::V6(_)), Ok(bits)) => bits <= 128,
-            _ => false,
-        });
-    if good {
+    if Block::parse(value).is_some() {
         Vec::new()
     } else {
         vec![Error::invalid(path, value, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)")]
     }
+}
+
+/// What is wrong with an address that must be in its one canonical form (`IsValidIP`).
+pub fn strict_ip(value: &str) -> Vec<String> {
+    match value.parse::<IpAddr>() {
+        Ok(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some() => {
+            vec!["must not be an IPv4-mapped IPv6 address".to_owned()]
+        }
+        Ok(address) if address.to_string() != value => vec![format!("must be in canonical form (\"{address}\")")],
+        Ok(_) => Vec::new(),
+        Err(_) if has_leading_zeros(value) => vec!["must not have leading 0s".to_owned()],
+        Err(_) => vec![NOT_AN_IP.to_owned()],
+    }
+}
+
+/// An IPv4 address but for its zeros, such as `10.01.2.3`, which some programs read as octal.
+fn has_leading_zeros(value: &str) -> bool {
+    let parts: Vec<&str> = value.split('.').collect();
+    parts.len() == 4 && parts.iter().all(|part| part.bytes().all(|b| b.is_ascii_digit()) && part.parse::<u8>().is_ok())
+}
+
+/// As [`cidr`], in the one canonical form (`IsValidCIDR`).
+pub fn strict_cidr(value: &str, path: &Path) -> Errors {
+    let Some(block) = Block::parse(value) else { return cidr(value, path) };
+    let first = Block { address: block.first(), ..block };
+    if first.address != block.address {
+        return vec![Error::invalid(path, value, "must not have bits set beyond the prefix length")];
+    }
+    if first.to_string() != value {
+        return vec![Error::invalid(path, value, format!("must be in canonical form (\"{first}\")"))];
+    }
+    Vec::new()
+}
+
+/// A block that says more than it means; both readings are told (`GetWarningsForCIDR`).
+pub fn cidr_warning(value: &str, path: &Path) -> Option<String> {
+    let block = Block::parse(value)?;
+    let (first, only) = (Block { address: block.first(), ..block }, Block { bits: block.width(), ..block });
+    if first.address != block.address {
+        return Some(format!(
+            "{path}: CIDR value {value:?} is ambiguous in this context (should be \"{first}\" or \"{only}\"?)"
+        ));
+    }
+    (first.to_string() != value)
+        .then(|| format!("{path}: IPv6 CIDR value {value:?} should be in RFC 5952 canonical format (\"{first}\")"))
 }
 
 /// `example.com/path`, as managers and signers are named.

@@ -33,6 +33,7 @@ pub trait Kind: Send + Sync {
     fn prepare_for_subresource(&self, _which: Subresource, _object: &mut dyn AnyObject, _old: &dyn AnyObject) {}
     fn stamp(&self, _object: &mut dyn AnyObject, _old: Option<&dyn AnyObject>, _asked: &Asked<'_>) {}
     fn validate(&self, object: &dyn AnyObject) -> Errors;
+    fn validate_new(&self, object: &dyn AnyObject) -> Errors;
     fn validate_update(&self, object: &dyn AnyObject, old: &dyn AnyObject) -> Errors;
     fn validate_status_update(&self, object: &dyn AnyObject, old: &dyn AnyObject) -> Errors;
     fn validate_subresource(&self, _which: Subresource, _object: &dyn AnyObject, _old: &dyn AnyObject) -> Errors {
@@ -47,6 +48,7 @@ pub trait Kind: Send + Sync {
     fn columns(&self) -> Vec<Column<&str>>;
     fn cells(&self, object: &dyn AnyObject, now: Timestamp) -> Vec<Value>;
     fn delete(&self, object: &mut dyn AnyObject, options: &DeleteOptions) -> Graceful;
+    fn refuse_delete(&self, name: &str) -> Option<&'static str>;
     fn orphans_by_default(&self) -> bool;
     fn scale(&self, object: &dyn AnyObject) -> Option<Scale>;
     fn set_scale(&self, object: &mut dyn AnyObject, replicas: i32);
@@ -119,6 +121,10 @@ impl<S: Strategy> Kind for Typed<S> {
         self.0.validate(self.of(object))
     }
 
+    fn validate_new(&self, object: &dyn AnyObject) -> Errors {
+        self.0.validate_new(self.of(object))
+    }
+
     fn validate_update(&self, object: &dyn AnyObject, old: &dyn AnyObject) -> Errors {
         self.0.validate_update(self.of(object), self.of(old))
     }
@@ -165,6 +171,10 @@ impl<S: Strategy> Kind for Typed<S> {
 
     fn delete(&self, object: &mut dyn AnyObject, options: &DeleteOptions) -> Graceful {
         self.0.delete(self.of_mut(object), options)
+    }
+
+    fn refuse_delete(&self, name: &str) -> Option<&'static str> {
+        self.0.refuse_delete(name)
     }
 
     fn orphans_by_default(&self) -> bool {

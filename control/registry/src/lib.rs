@@ -11,6 +11,7 @@ mod convert;
 mod kind;
 mod kinds;
 pub mod meta;
+mod network;
 mod podspec;
 mod quantity;
 mod row;
@@ -21,5 +22,6 @@ mod wire;
 
 pub use convert::{Convert, ConvertError, Converted, Edit, Mapped, ordered};
 pub use kind::{DecodeError, Kind, Typed};
+pub use kinds::priorityclass::{SYSTEM_CLASSES, SystemClass};
 pub use row::{Row, Scope, Subresource, Table};
 pub use strategy::{Asked, Column, Graceful, Scale, Strategy};

@@ -74,6 +74,11 @@ pub trait Strategy: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// What must hold of a new object beside [`Strategy::validate`], and not of one that has been there before.
+    fn validate_new(&self, _object: &Self::Object) -> Errors {
+        Vec::new()
+    }
+
     /// Called with [`Strategy::validate`] already done on the new object.
     fn validate_update(&self, _object: &Self::Object, _old: &Self::Object) -> Errors {
         Vec::new()
@@ -135,6 +140,11 @@ pub trait Strategy: Send + Sync + 'static {
     /// and `deletionGracePeriodSeconds`.
     fn delete(&self, _object: &mut Self::Object, _options: &DeleteOptions) -> Graceful {
         Graceful::Immediate
+    }
+
+    /// Why an object of this name may not be deleted, if so. The deletion of a collection does not ask, as upstream.
+    fn refuse_delete(&self, _name: &str) -> Option<&'static str> {
+        None
     }
 
     /// What DELETE does to dependents when the options do not say: upstream's `DefaultGarbageCollectionPolicy` is

@@ -26,6 +26,13 @@ pub fn check<S: Strategy>(strategy: &S, yaml: &str, expected: &[&str]) {
     assert_eq!(lines(&errors), expected);
 }
 
+/// What only a new object is told.
+#[track_caller]
+pub fn check_new<S: Strategy>(strategy: &S, yaml: &str, expected: &[&str]) {
+    let errors = strategy.validate_new(&object(strategy, yaml));
+    assert_eq!(lines(&errors), expected);
+}
+
 /// As [`check`], where each expectation is how the error begins.
 #[track_caller]
 pub fn check_starts<S: Strategy>(strategy: &S, yaml: &str, expected: &[&str]) {

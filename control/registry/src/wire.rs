@@ -41,12 +41,16 @@ const AMOUNTS: &[&str] = &[
     "maxLimitRequestRatio",
     "min",
     "overhead",
+    "podFixed",
     "requests",
     "used",
 ];
 
 /// Fields that hold one amount.
-const AMOUNT: &[&str] = &["capacity", "divisor", "maximumVolumeSize", "sizeLimit"];
+const AMOUNT: &[&str] = &["averageValue", "capacity", "divisor", "maximumVolumeSize", "sizeLimit", "tolerance"];
+
+/// Where `value` holds an amount: an autoscaler's metric.
+const AMOUNT_UNDER: &[&str] = &["current", "target"];
 
 /// Strings that are pointers in Go, where empty is not absent.
 const KEPT_STRINGS: &[&str] = &[
@@ -55,15 +59,20 @@ const KEPT_STRINGS: &[&str] = &[
     "holderIdentity",
     "hostname",
     "hostnameOverride",
+    "ingressClassName",
     "loadBalancerClass",
     "localhostProfile",
     "nodeName",
     "preferredHolder",
     "runtimeClassName",
+    "scope",
+    "selectPolicy",
     "service",
     "storageClassName",
     "strategy",
+    "timeZone",
     "type",
+    "unhealthyPodEvictionPolicy",
     "volumeAttributesClassName",
     "zone",
 ];
@@ -72,6 +81,7 @@ const KEPT_STRINGS: &[&str] = &[
 const DROPPED_FALSE: &[&str] = &[
     "chapAuthDiscovery",
     "chapAuthSession",
+    "globalDefault",
     "hostIPC",
     "hostNetwork",
     "hostPID",
@@ -92,6 +102,7 @@ const OPTIONAL_READ_ONLY: &[&str] = &["azureDisk", "csi"];
 const DROPPED_ZERO: &[&str] = &[
     "active",
     "availableReplicas",
+    "currentReplicas",
     "failed",
     "fullyLabeledReplicas",
     "generation",
@@ -100,11 +111,15 @@ const DROPPED_ZERO: &[&str] = &[
     "initialDelaySeconds",
     "minReadySeconds",
     "nodePort",
+    "number",
+    "numberAvailable",
+    "numberUnavailable",
     "observedGeneration",
     "readyReplicas",
     "signal",
     "succeeded",
     "unavailableReplicas",
+    "updatedNumberScheduled",
     "updatedReplicas",
 ];
 
@@ -183,7 +198,8 @@ fn fix(value: &mut Value, under: &str) -> Result<(), ParseError> {
 
 /// Decides on one field of an object that stands under the field `under`.
 fn fate(field: &str, value: &Value, under: &str) -> Result<Fate, ParseError> {
-    let amounts = AMOUNTS.contains(&field);
+    // A RuntimeClass has its amounts one level further down.
+    let amounts = AMOUNTS.contains(&field) && !(field == "overhead" && value.get("podFixed").is_some());
     Ok(match value {
         Value::Array(items) if items.is_empty() => Fate::Drop,
         Value::Array(_) => Fate::Enter,
@@ -192,7 +208,9 @@ fn fate(field: &str, value: &Value, under: &str) -> Result<Fate, ParseError> {
         Value::Object(fields) if field == "selector" && is_map_of_strings(fields) => Fate::Keep,
         Value::Object(fields) if amounts => canonical_amounts(fields)?.map_or(Fate::Keep, Fate::Write),
         Value::Object(_) => Fate::Enter,
-        _ if AMOUNT.contains(&field) => canonical(value)?.map_or(Fate::Keep, Fate::Write),
+        _ if AMOUNT.contains(&field) || field == "value" && AMOUNT_UNDER.contains(&under) => {
+            canonical(value)?.map_or(Fate::Keep, Fate::Write)
+        }
         Value::String(text) if text.is_empty() && !KEPT_STRINGS.contains(&field) => Fate::Drop,
         Value::Bool(false) if field == "readOnly" && OPTIONAL_READ_ONLY.contains(&under) => Fate::Keep,
         Value::Bool(false) if DROPPED_FALSE.contains(&field) => Fate::Drop,

@@ -1,7 +1,6 @@
-//! Computes a pod's priority from the name of its class.
+//! Computes a pod's priority from the name of its class, and lets there be one default class only.
 //!
-//! Source: `plugin/pkg/admission/priority`. The two system classes are known without an object; other classes are looked up,
-//! and where the cluster has no PriorityClass that says `globalDefault`, the default is 0.
+//! Source: `plugin/pkg/admission/priority`. Where the cluster has no PriorityClass that says `globalDefault`, the default is 0.
 
 use async_trait::async_trait;
 use wharf_types::k8s::api::core::v1::Pod;
@@ -10,8 +9,6 @@ use wharf_types::{ApiError, Gvr};
 
 use crate::{Attributes, Notes, Operation, Plugin, Reader};
 
-const SYSTEM_CLASSES: &[(&str, i32)] =
-    &[("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
 const DEFAULT_PRIORITY: i32 = 0;
 const DEFAULT_PREEMPTION: &str = "PreemptLowerPriority";
 const PRIORITY_CLASSES: Gvr = Gvr {
@@ -43,6 +40,22 @@ impl Plugin for Priority {
                 Ok(())
             }
         }
+    }
+
+    async fn validate(&self, write: &Attributes, cluster: &dyn Reader, _notes: &mut Notes) -> Result<(), ApiError> {
+        if !write.is("scheduling.k8s.io", "priorityclasses") {
+            return Ok(());
+        }
+        let asks = write.new_as::<PriorityClass>().is_some_and(|class| class.global_default == Some(true));
+        let Some(held) = asks.then(|| default_class(cluster)).flatten().and_then(|class| class.metadata.name) else {
+            return Ok(());
+        };
+        // The default class may be written again; another one takes no place that is taken.
+        if write.operation == Operation::Update && held == write.name {
+            return Ok(());
+        }
+        let why = format!("PriorityClass {held} is already marked as default. Only one default can exist");
+        Err(write.forbidden(why))
     }
 }
 
@@ -93,20 +106,20 @@ fn keep(write: &mut Attributes) {
 }
 
 fn named(name: &str, cluster: &dyn Reader) -> Option<Class> {
-    if let Some((_, value)) = SYSTEM_CLASSES.iter().find(|(class, _)| *class == name) {
-        return Some(Class { name: Some(name.to_owned()), value: *value, preemption: DEFAULT_PREEMPTION.to_owned() });
-    }
     cluster.get(&PRIORITY_CLASSES, None, name)?.downcast_ref().map(class)
 }
 
-/// Of several default classes the lowest counts, as upstream.
 fn default(cluster: &dyn Reader) -> Class {
+    let none = || Class { name: None, value: DEFAULT_PRIORITY, preemption: DEFAULT_PREEMPTION.to_owned() };
+    default_class(cluster).as_ref().map_or_else(none, class)
+}
+
+/// Of several default classes the lowest counts, as upstream.
+fn default_class(cluster: &dyn Reader) -> Option<PriorityClass> {
     let classes = cluster.list(&PRIORITY_CLASSES, None);
     let defaults = classes.iter().filter_map(|object| object.downcast_ref::<PriorityClass>());
-    let lowest =
-        defaults.filter(|class| class.global_default == Some(true)).min_by_key(|class| class.value.unwrap_or_default());
-    lowest
-        .map_or_else(|| Class { name: None, value: DEFAULT_PRIORITY, preemption: DEFAULT_PREEMPTION.to_owned() }, class)
+    let defaults = defaults.filter(|class| class.global_default == Some(true));
+    defaults.min_by_key(|class| class.value.unwrap_or_default()).cloned()
 }
 
 fn class(object: &PriorityClass) -> Class {
@@ -126,8 +139,24 @@ mod tests {
         json(json!({"metadata": {"name": "web"}, "spec": all}))
     }
 
-    async fn check(mut write: Attributes, expected: Result<(i32, &str), &str>) {
-        let verdict = run(&Priority, &mut write, &Cluster::default()).await;
+    fn class(name: &str, value: i32, more: Value) -> PriorityClass {
+        let mut class = json!({"metadata": {"name": name}, "value": value});
+        class.as_object_mut().expect("object").extend(more.as_object().expect("object").clone());
+        json(class)
+    }
+
+    fn cluster() -> Cluster {
+        Cluster::default()
+            .with("priorityclasses", class("system-node-critical", 2_000_001_000, json!({})))
+            .with("priorityclasses", class("calm", 10, json!({"preemptionPolicy": "Never"})))
+    }
+
+    async fn check(write: Attributes, expected: Result<(i32, &str), &str>) {
+        check_in(&cluster(), write, expected).await;
+    }
+
+    async fn check_in(cluster: &Cluster, mut write: Attributes, expected: Result<(i32, &str), &str>) {
+        let verdict = run(&Priority, &mut write, cluster).await;
         let spec = write.new_as::<Pod>().and_then(|pod| pod.spec.clone()).expect("spec");
         let got = verdict.map(|()| (spec.priority.unwrap_or(-1), spec.preemption_policy.unwrap_or_default()));
         assert_eq!(
@@ -150,6 +179,26 @@ mod tests {
         let given = r#"pods "web" is forbidden: the integer value of priority (7) must not be provided in pod spec; priority admission controller computed 0 from the given PriorityClass name"#;
         check(create(json!({"priority": 7})), Err(given)).await;
         check(create(json!({"priority": 0})), Ok((0, "PreemptLowerPriority"))).await;
+        check(create(json!({"priorityClassName": "calm"})), Ok((10, "Never"))).await;
+        let given = r#"pods "web" is forbidden: the string value of PreemptionPolicy (Never) must not be provided in pod spec; priority admission controller computed PreemptLowerPriority from the given PriorityClass name"#;
+        check(create(json!({"preemptionPolicy": "Never"})), Err(given)).await;
+    }
+
+    #[tokio::test]
+    async fn a_cluster_may_have_one_default_class() {
+        let default = || json!({"globalDefault": true});
+        let cluster = cluster().with("priorityclasses", class("usual", 7, default()));
+        check_in(&cluster, write(Operation::Create, "pods", pod(json!({}))), Ok((7, "PreemptLowerPriority"))).await;
+        let refused = "priorityclasses.scheduling.k8s.io \"other\" is forbidden: PriorityClass usual is already marked as default. Only one default can exist";
+        for (operation, name, expected) in [
+            (Operation::Create, "other", Err(refused)),
+            (Operation::Update, "other", Err(refused)),
+            (Operation::Update, "usual", Ok(())),
+        ] {
+            let mut asked = write(operation, "priorityclasses", class(name, 7, default()));
+            let verdict = run(&Priority, &mut asked, &cluster).await.map_err(|error| error.message);
+            assert_eq!(verdict, expected.map_err(str::to_owned), "{name}");
+        }
     }
 
     #[tokio::test]

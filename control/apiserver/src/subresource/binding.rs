@@ -39,7 +39,7 @@ pub async fn create(call: &mut Call, bytes: Bytes) -> Result<Reply, ApiError> {
         bind(pod, &binding, now).map_err(|why| ApiError::conflict(&subject(), &name, why))
     })
     .await?;
-    let status = Status { status: Some("Success".to_owned()), ..Status::default() };
+    let status = Status { status: Some("Success".to_owned()), code: Some(201), ..Status::default() };
     Ok(Reply::plain(StatusCode::CREATED, &status))
 }
 

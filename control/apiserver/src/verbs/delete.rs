@@ -8,7 +8,7 @@ use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use wharf_admission::Operation;
 use wharf_registry::meta::{FOREGROUND_FINALIZER, ORPHAN_FINALIZER};
-use wharf_registry::{Graceful, Kind};
+use wharf_registry::{Graceful, Kind, Row};
 use wharf_types::k8s::api::core::v1::Namespace;
 use wharf_types::meta::{DeleteOptions, ObjectMeta, Status, StatusDetails, Time};
 use wharf_types::{AnyObject, ApiError, BoxObject, Gvk, Gvr};
@@ -41,6 +41,9 @@ pub enum Outcome {
 
 pub async fn delete(call: &mut Call, bytes: Bytes) -> Result<Reply, ApiError> {
     let options = read_options(call, &bytes)?;
+    if let Some(why) = call.row.kind.refuse_delete(&call.name) {
+        return Err(ApiError::forbidden(call.gvr(), &call.name, why));
+    }
     let outcome = delete_object(call, &options).await?;
     reply(call, &options, outcome)
 }
@@ -83,7 +86,7 @@ impl TypeOnly {
     }
 }
 
-fn is_dry_run(options: &DeleteOptions) -> bool {
+pub fn is_dry_run(options: &DeleteOptions) -> bool {
     options.dry_run.as_ref().is_some_and(|values| !values.is_empty())
 }
 
@@ -92,7 +95,7 @@ pub async fn delete_object(call: &mut Call, options: &DeleteOptions) -> Result<O
     for _ in 0..TRIES {
         let entry = call.existing().await?;
         let old = call.decode(&entry)?;
-        check_preconditions(call, old.meta(), options)?;
+        check_preconditions(&call.row, old.meta(), options)?;
         let mut write = call.attributes(Operation::Delete, None, Some(old), dry_run);
         call.admit(&mut write).await?;
         call.validate(&write).await?;
@@ -143,24 +146,26 @@ async fn remove_marked(call: &Call, object: &dyn AnyObject, last: Bytes) -> Resu
     Err(ApiError::modified(call.gvr(), &call.name))
 }
 
-fn check_preconditions(call: &Call, meta: &ObjectMeta, options: &DeleteOptions) -> Result<(), ApiError> {
+/// The object must be the one, and as new as, the client believes.
+pub fn check_preconditions(row: &Row, meta: &ObjectMeta, options: &DeleteOptions) -> Result<(), ApiError> {
     let Some(preconditions) = &options.preconditions else { return Ok(()) };
     // Upstream names the kind where a resource would stand.
-    let gvk = &call.row.gvk;
+    let gvk = &row.gvk;
+    let name = meta.name.as_deref().unwrap_or_default();
     let subject = Gvr { group: gvk.group.clone(), version: gvk.version.clone(), resource: gvk.kind.clone() };
     let held = meta.uid.as_deref().unwrap_or_default();
     if let Some(uid) = preconditions.uid.as_deref().filter(|uid| *uid != held) {
         let why = format!(
             "the UID in the precondition ({uid}) does not match the UID in record ({held}). The object might have been deleted and then recreated"
         );
-        return Err(ApiError::conflict(&subject, &call.name, why));
+        return Err(ApiError::conflict(&subject, name, why));
     }
     let held = meta.resource_version.as_deref().unwrap_or_default();
     if let Some(version) = preconditions.resource_version.as_deref().filter(|version| *version != held) {
         let why = format!(
             "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({held}). The object might have been modified"
         );
-        return Err(ApiError::conflict(&subject, &call.name, why));
+        return Err(ApiError::conflict(&subject, name, why));
     }
     Ok(())
 }

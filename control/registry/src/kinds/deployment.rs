@@ -11,8 +11,8 @@ use wharf_types::k8s::api::apps::v1::{
 };
 use wharf_types::k8s::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::replicaset::{validate_replicated_template, validate_selector};
-use super::{created, format_selector, name, template_cells};
+use super::workload::{self, template_cells};
+use super::{created, format_selector, name, spec_status};
 use crate::checks;
 use crate::podspec::defaults::{self, text};
 use crate::strategy::{AGE, Column, NAME, Scale, Strategy};
@@ -43,19 +43,17 @@ impl Strategy for Deployments {
     }
 
     fn prepare_for_create(&self, deployment: &mut Deployment) {
-        deployment.status = Some(DeploymentStatus::default());
-        deployment.metadata.generation = Some(1);
+        spec_status::created(deployment);
     }
 
     fn prepare_for_update(&self, deployment: &mut Deployment, old: &Deployment) {
-        deployment.status.clone_from(&old.status);
         // Annotations count: the controller copies them to replica sets.
-        let changed = deployment.spec != old.spec || deployment.metadata.annotations != old.metadata.annotations;
-        super::generation(&mut deployment.metadata, &old.metadata, changed);
+        let annotated = deployment.metadata.annotations != old.metadata.annotations;
+        spec_status::updated_beside(deployment, old, annotated);
     }
 
     fn prepare_for_status_update(&self, deployment: &mut Deployment, old: &Deployment) {
-        deployment.spec.clone_from(&old.spec);
+        spec_status::status_updated(deployment, old);
         deployment.metadata.labels.clone_from(&old.metadata.labels);
     }
 
@@ -80,9 +78,12 @@ impl Strategy for Deployments {
         errors
     }
 
-    fn warnings(&self, deployment: &Deployment, _old: Option<&Deployment>) -> Vec<String> {
-        let templates = deployment.spec.iter().map(|spec| &spec.template);
-        templates.flat_map(|template| crate::podspec::warnings::template(template, "spec.template")).collect()
+    fn warnings(&self, deployment: &Deployment, old: Option<&Deployment>) -> Vec<String> {
+        let (meta, old) = (&deployment.metadata, old.map(|old| &old.metadata));
+        let mut warnings = workload::name_warnings(meta, old);
+        let template = deployment.spec.as_ref().map(|spec| &spec.template);
+        warnings.extend(workload::template_warnings(meta, old, template));
+        warnings
     }
 
     fn columns(&self) -> &'static [Column] {
@@ -145,8 +146,9 @@ impl Strategy for Deployments {
 
 fn validate_spec(spec: &DeploymentSpec, path: &Path) -> Errors {
     let mut errors = checks::non_negative(spec.replicas.unwrap_or_default(), &path.child("replicas"));
-    errors.extend(validate_selector(&spec.selector, &path.child("selector")));
-    errors.extend(validate_replicated_template(Some(&spec.template), &spec.selector, &path.child("template")));
+    errors.extend(workload::validate_selector(&spec.selector, "deployment", &path.child("selector")));
+    let (template, selector) = (Some(&spec.template), &spec.selector);
+    errors.extend(workload::validate_template(template, selector, "ReplicaSet", &path.child("template")));
     let empty = DeploymentStrategy::default();
     errors.extend(validate_strategy(spec.strategy.as_ref().unwrap_or(&empty), &path.child("strategy")));
     let min_ready = spec.min_ready_seconds.unwrap_or_default();
@@ -185,18 +187,10 @@ fn validate_rolling(rolling: &RollingUpdateDeployment, path: &Path) -> Errors {
     let path_unavailable = path.child("maxUnavailable");
     let mut errors = checks::count_or_percent(unavailable, &path_unavailable);
     errors.extend(checks::count_or_percent(surge, &path.child("maxSurge")));
-    let is_zero = |value: &IntOrString| match value {
-        IntOrString::Int(count) => *count == 0,
-        IntOrString::String(text) => checks::percent(text) == Some(0),
-    };
-    if is_zero(unavailable) && is_zero(surge) {
+    if checks::is_zero(unavailable) && checks::is_zero(surge) {
         errors.push(Error::invalid(&path_unavailable, checks::json(unavailable), "may not be 0 when `maxSurge` is 0"));
     }
-    if let IntOrString::String(text) = unavailable
-        && checks::percent(text).is_some_and(|percent| percent > 100)
-    {
-        errors.push(Error::invalid(&path_unavailable, text, "must not be greater than 100%"));
-    }
+    errors.extend(checks::at_most_all(unavailable, &path_unavailable));
     errors
 }
 

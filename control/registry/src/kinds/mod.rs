@@ -3,14 +3,21 @@
 pub mod clusterrole;
 pub mod clusterrolebinding;
 pub mod configmap;
+pub mod controllerrevision;
+pub mod cronjob;
 pub mod csidriver;
 pub mod csinode;
 pub mod csistoragecapacity;
 pub mod csr;
+pub mod daemonset;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod event;
+pub mod hpa;
+pub mod ingress;
+pub mod ingressclass;
+pub mod ipaddress;
 pub mod job;
 pub mod lease;
 pub mod limitrange;
@@ -18,9 +25,12 @@ pub mod mutatingpolicy;
 pub mod mutatingpolicybinding;
 pub mod mutatingwebhook;
 pub mod namespace;
+pub mod networkpolicy;
 pub mod node;
+pub mod pdb;
 pub mod pod;
 pub mod podtemplate;
+pub mod priorityclass;
 pub mod pv;
 pub mod pvc;
 pub mod rbac;
@@ -29,22 +39,26 @@ pub mod replicaset;
 pub mod resourcequota;
 pub mod role;
 pub mod rolebinding;
+pub mod runtimeclass;
 pub mod secret;
 pub mod service;
 pub mod serviceaccount;
+pub mod servicecidr;
+mod spec_status;
+pub mod statefulset;
 pub mod storageclass;
 pub mod validatingpolicy;
 pub mod validatingpolicybinding;
 pub mod validatingwebhook;
 pub mod volumeattachment;
 pub mod volumeattributesclass;
+mod workload;
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde_json::Value;
 use wharf_machinery::selector::LabelSelector;
-use wharf_types::k8s::api::core::v1::PodTemplateSpec;
 use wharf_types::meta::{self, ObjectMeta};
 
 use crate::strategy::age;
@@ -64,10 +78,10 @@ fn generation(meta: &mut ObjectMeta, old: &ObjectMeta, changed: bool) {
     meta.generation = old.generation.map(|generation| generation + i64::from(changed)).or(changed.then_some(1));
 }
 
-/// A write of the status leaves what the metadata tells to the object's own update (`ResetObjectMetaForStatus`).
+/// Keeps the metadata that a write of the status does not reach (`ResetObjectMetaForStatus`).
 fn keep_meta(meta: &mut ObjectMeta, old: &ObjectMeta) {
-    meta.deletion_timestamp.clone_from(&old.deletion_timestamp);
     meta.generation = old.generation;
+    meta.deletion_timestamp.clone_from(&old.deletion_timestamp);
     meta.labels.clone_from(&old.labels);
     meta.annotations.clone_from(&old.annotations);
     meta.finalizers.clone_from(&old.finalizers);
@@ -88,12 +102,4 @@ fn format_labels(labels: Option<&BTreeMap<String, String>>) -> String {
 
 fn format_selector(selector: &meta::LabelSelector) -> String {
     or_none(LabelSelector::from_meta(selector).to_string())
-}
-
-/// The cells of the wide columns `Containers` and `Images`.
-fn template_cells(template: &PodTemplateSpec) -> [Value; 2] {
-    let containers = template.spec.as_ref().map_or(&[][..], |spec| &spec.containers);
-    let names: Vec<&str> = containers.iter().map(|container| container.name.as_str()).collect();
-    let images: Vec<&str> = containers.iter().map(|container| container.image.as_deref().unwrap_or_default()).collect();
-    [names.join(",").into(), images.join(",").into()]
 }

@@ -5,7 +5,8 @@ use serde_json::Value;
 use wharf_types::field::{Errors, Path};
 use wharf_types::k8s::api::core::v1::{PodTemplate, PodTemplateSpec};
 
-use super::{created, format_labels, name, template_cells};
+use super::workload::template_cells;
+use super::{created, format_labels, name};
 use crate::podspec::{self, defaults};
 use crate::strategy::{AGE, Column, NAME, Strategy};
 

@@ -8,8 +8,8 @@ use wharf_types::k8s::api::core::v1::{
     PodTemplateSpec, ReplicationController, ReplicationControllerSpec, ReplicationControllerStatus,
 };
 
-use super::replicaset::validate_long_running;
-use super::{created, format_labels, name, template_cells};
+use super::workload::{self, template_cells};
+use super::{created, format_labels, name, spec_status};
 use crate::checks;
 use crate::podspec::{self, defaults};
 use crate::strategy::{AGE, Column, NAME, Scale, Strategy};
@@ -38,18 +38,15 @@ impl Strategy for ReplicationControllers {
     }
 
     fn prepare_for_create(&self, controller: &mut ReplicationController) {
-        controller.status = Some(ReplicationControllerStatus::default());
-        controller.metadata.generation = Some(1);
+        spec_status::created(controller);
     }
 
     fn prepare_for_update(&self, controller: &mut ReplicationController, old: &ReplicationController) {
-        controller.status.clone_from(&old.status);
-        let changed = controller.spec != old.spec;
-        super::generation(&mut controller.metadata, &old.metadata, changed);
+        spec_status::updated(controller, old);
     }
 
     fn prepare_for_status_update(&self, controller: &mut ReplicationController, old: &ReplicationController) {
-        controller.spec.clone_from(&old.spec);
+        spec_status::status_updated(controller, old);
     }
 
     fn validate(&self, controller: &ReplicationController) -> Errors {
@@ -67,13 +64,9 @@ impl Strategy for ReplicationControllers {
             errors.push(Error::required(&path, ""));
             return errors;
         };
-        let labels = template.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
-        if !LabelSelector::from_map(&selector).matches(&labels.cloned().unwrap_or_default()) {
-            let why = "`selector` does not match template `labels`";
-            errors.push(Error::invalid(&path.child("metadata").child("labels"), checks::json(&labels), why));
-        }
+        errors.extend(workload::validate_match(template, &LabelSelector::from_map(&selector), &path));
         errors.extend(podspec::validate_template(template, &path));
-        errors.extend(validate_long_running(template, &path));
+        errors.extend(workload::validate_long_running(template, "ReplicationController", &path));
         errors
     }
 
@@ -82,9 +75,12 @@ impl Strategy for ReplicationControllers {
         true
     }
 
-    fn warnings(&self, controller: &ReplicationController, _old: Option<&ReplicationController>) -> Vec<String> {
-        let template = controller.spec.iter().filter_map(|spec| spec.template.as_ref());
-        template.flat_map(|template| podspec::warnings::template(template, "spec.template")).collect()
+    fn warnings(&self, controller: &ReplicationController, old: Option<&ReplicationController>) -> Vec<String> {
+        let (meta, old) = (&controller.metadata, old.map(|old| &old.metadata));
+        let mut warnings = workload::name_warnings(meta, old);
+        let template = controller.spec.as_ref().and_then(|spec| spec.template.as_ref());
+        warnings.extend(workload::template_warnings(meta, old, template));
+        warnings
     }
 
     fn fields(&self, controller: &ReplicationController) -> Vec<(&'static str, String)> {

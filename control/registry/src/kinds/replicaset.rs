@@ -1,19 +1,18 @@
 //! ReplicaSets: a number of equal pods.
 //!
-//! Source: `pkg/apis/apps/validation`, `pkg/registry/apps/replicaset`. The checks of selector and template are shared with
-//! Deployment.
+//! Source: `pkg/apis/apps/validation`, `pkg/registry/apps/replicaset`.
 
 use jiff::Timestamp;
 use serde_json::Value;
-use wharf_machinery::selector::{self, LabelSelector};
+use wharf_machinery::selector::LabelSelector;
 use wharf_types::field::{Error, Errors, Path};
 use wharf_types::k8s::api::apps::v1::{ReplicaSet, ReplicaSetSpec, ReplicaSetStatus};
 use wharf_types::k8s::api::core::v1::PodTemplateSpec;
-use wharf_types::meta;
 
-use super::{created, format_selector, name, template_cells};
+use super::workload::{self, template_cells};
+use super::{created, format_selector, name, spec_status};
 use crate::checks;
-use crate::podspec::{self, defaults};
+use crate::podspec::defaults;
 use crate::strategy::{AGE, Column, NAME, Scale, Strategy};
 
 #[derive(Debug)]
@@ -29,18 +28,15 @@ impl Strategy for ReplicaSets {
     }
 
     fn prepare_for_create(&self, set: &mut ReplicaSet) {
-        set.status = Some(ReplicaSetStatus::default());
-        set.metadata.generation = Some(1);
+        spec_status::created(set);
     }
 
     fn prepare_for_update(&self, set: &mut ReplicaSet, old: &ReplicaSet) {
-        set.status.clone_from(&old.status);
-        let changed = set.spec != old.spec;
-        super::generation(&mut set.metadata, &old.metadata, changed);
+        spec_status::updated(set, old);
     }
 
     fn prepare_for_status_update(&self, set: &mut ReplicaSet, old: &ReplicaSet) {
-        set.spec.clone_from(&old.spec);
+        spec_status::status_updated(set, old);
     }
 
     fn validate(&self, set: &ReplicaSet) -> Errors {
@@ -48,8 +44,10 @@ impl Strategy for ReplicaSets {
         let path = Path::new("spec");
         let mut errors = checks::non_negative(spec.replicas.unwrap_or_default(), &path.child("replicas"));
         errors.extend(checks::non_negative(spec.min_ready_seconds.unwrap_or_default(), &path.child("minReadySeconds")));
-        errors.extend(validate_selector(&spec.selector, &path.child("selector")));
-        errors.extend(validate_replicated_template(spec.template.as_ref(), &spec.selector, &path.child("template")));
+        // The words are upstream's, who took them from Deployment.
+        errors.extend(workload::validate_selector(&spec.selector, "deployment", &path.child("selector")));
+        let (template, selector) = (spec.template.as_ref(), &spec.selector);
+        errors.extend(workload::validate_template(template, selector, "ReplicaSet", &path.child("template")));
         errors
     }
 
@@ -60,6 +58,14 @@ impl Strategy for ReplicaSets {
 
     fn validate_status_update(&self, new: &ReplicaSet, _old: &ReplicaSet) -> Errors {
         new.status.as_ref().map_or_else(Vec::new, |status| validate_status(status, &Path::new("status")))
+    }
+
+    fn warnings(&self, set: &ReplicaSet, old: Option<&ReplicaSet>) -> Vec<String> {
+        let (meta, old) = (&set.metadata, old.map(|old| &old.metadata));
+        let mut warnings = workload::name_warnings(meta, old);
+        let template = set.spec.as_ref().and_then(|spec| spec.template.as_ref());
+        warnings.extend(workload::template_warnings(meta, old, template));
+        warnings
     }
 
     fn fields(&self, set: &ReplicaSet) -> Vec<(&'static str, String)> {
@@ -129,61 +135,6 @@ impl Strategy for ReplicaSets {
     fn set_scale(&self, set: &mut ReplicaSet, replicas: i32) {
         set.spec.get_or_insert_default().replicas = Some(replicas);
     }
-}
-
-/// A workload's selector: there must be one, and it must select something less than everything.
-///
-/// A body that leaves the selector out cannot be told from one with `{}`; the former is the common mistake.
-pub fn validate_selector(selector: &meta::LabelSelector, path: &Path) -> Errors {
-    if *selector == meta::LabelSelector::default() {
-        return vec![Error::required(path, "")];
-    }
-    let mut errors = selector::validate(selector, path);
-    if is_empty(selector) {
-        errors.push(Error::invalid(path, checks::json(selector), "empty selector is invalid for deployment"));
-    }
-    errors
-}
-
-fn is_empty(selector: &meta::LabelSelector) -> bool {
-    selector.match_labels.as_ref().is_none_or(|labels| labels.is_empty())
-        && selector.match_expressions.as_ref().is_none_or(Vec::is_empty)
-}
-
-/// A template whose pods a controller keeps at a number. Source: `ValidatePodTemplateSpecForReplicaSet`.
-pub fn validate_replicated_template(
-    template: Option<&PodTemplateSpec>,
-    selector: &meta::LabelSelector,
-    path: &Path,
-) -> Errors {
-    let Some(template) = template else { return vec![Error::required(path, "")] };
-    // Without a selector nothing matches; with an empty one there is nothing to match.
-    let matcher = match selector {
-        selector if *selector == meta::LabelSelector::default() => LabelSelector::nothing(),
-        selector => LabelSelector::from_meta(selector),
-    };
-    let mut errors = Vec::new();
-    let labels = template.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
-    if !matcher.is_everything() && !matcher.matches(&labels.cloned().unwrap_or_default()) {
-        let why = "`selector` does not match template `labels`";
-        errors.push(Error::invalid(&path.child("metadata").child("labels"), checks::json(&labels), why));
-    }
-    errors.extend(podspec::validate_template(template, path));
-    errors.extend(validate_long_running(template, path));
-    errors
-}
-
-/// What keeps running must not end on its own.
-pub fn validate_long_running(template: &PodTemplateSpec, path: &Path) -> Errors {
-    let mut errors = Vec::new();
-    let path = path.child("spec");
-    let policy = template.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or_default();
-    errors.extend(checks::one_of(policy, &["Always"], &path.child("restartPolicy")));
-    if template.spec.as_ref().is_some_and(|spec| spec.active_deadline_seconds.is_some()) {
-        let why = "activeDeadlineSeconds in ReplicaSet is not Supported";
-        errors.push(Error::forbidden(&path.child("activeDeadlineSeconds"), why));
-    }
-    errors
 }
 
 fn validate_status(status: &ReplicaSetStatus, path: &Path) -> Errors {

@@ -249,7 +249,7 @@ fn spread(constraints: &[TopologySpreadConstraint], path: &Path) -> Errors {
     errors
 }
 
-fn tolerations(tolerations: &[Toleration], path: &Path) -> Errors {
+pub fn tolerations(tolerations: &[Toleration], path: &Path) -> Errors {
     let mut errors = Vec::new();
     for (index, toleration) in tolerations.iter().enumerate() {
         errors.extend(validate_toleration(toleration, &path.index(index)));

@@ -43,7 +43,7 @@ struct Life<'a> {
 impl Life<'_> {
     async fn live(&mut self) -> Result<()> {
         let (http, all) = (self.http, self.resource.path.clone());
-        let object = self.resource.object(self.sample, "sample", "first");
+        let object = self.resource.object(self.sample, self.name(), "first");
         if !self.resource.can("get") {
             self.step = "create";
             return http.post(&all, &object).await?.json(201).map(drop);
@@ -63,8 +63,16 @@ impl Life<'_> {
         watched(&mut watch).await
     }
 
+    fn name(&self) -> &str {
+        self.sample.names.as_ref().map_or("sample", |names| &names[0])
+    }
+
+    fn second_name(&self) -> &str {
+        self.sample.names.as_ref().map_or("sample-yaml", |names| &names[1])
+    }
+
     fn one(&self) -> String {
-        format!("{}/sample", self.resource.path)
+        format!("{}/{}", self.resource.path, self.name())
     }
 
     async fn current(&self) -> Result<Value> {
@@ -99,6 +107,9 @@ impl Life<'_> {
             http.post(&format!("{root}/namespaces/absent/{name}"), object).await?.refused(404, "NotFound")?;
         }
         http.get(&self.one()).await?.refused(404, "NotFound")?;
+        if self.sample.names.is_some() {
+            return Ok(());
+        }
         self.step = "create with a generated name";
         let mut named = self.resource.object(self.sample, "", "generated");
         named["metadata"]["generateName"] = json!("sample-");
@@ -112,7 +123,7 @@ impl Life<'_> {
         let (http, all) = (self.http, &self.resource.path);
         self.step = "dry-run create";
         let dry = http.post(&format!("{all}?dryRun=All"), object).await?.json(201)?;
-        ensure!(dry["metadata"]["name"] == "sample", "{dry}");
+        ensure!(dry["metadata"]["name"] == self.name(), "{dry}");
         http.get(&self.one()).await?.refused(404, "NotFound")?;
         self.step = "create";
         let made = http.post(all, object).await?.json(201)?;
@@ -142,7 +153,7 @@ impl Life<'_> {
             ensure!(list["items"].as_array().map(Vec::len) == Some(count), "{selector}: {list}");
         }
         self.step = "list by name";
-        let list = http.get(&format!("{all}?fieldSelector=metadata.name%3Dsample")).await?.json(200)?;
+        let list = http.get(&format!("{all}?fieldSelector=metadata.name%3D{}", self.name())).await?.json(200)?;
         ensure!(list["items"].as_array().map(Vec::len) == Some(1), "{list}");
         self.step = "table";
         for path in [all.clone(), self.one()] {
@@ -155,7 +166,7 @@ impl Life<'_> {
             let rows = table["rows"].as_array().context("a table has rows")?;
             let sane = |row: &Value| row["cells"].as_array().map(Vec::len) == columns;
             ensure!(!rows.is_empty() && rows.iter().all(sane), "{table}");
-            ensure!(rows.iter().any(|row| row["object"]["metadata"]["name"] == "sample"), "{table}");
+            ensure!(rows.iter().any(|row| row["object"]["metadata"]["name"] == self.name()), "{table}");
         }
         self.step = "metadata";
         let partial = http.get_as(&self.one(), METADATA).await?.json(200)?;
@@ -267,9 +278,9 @@ impl Life<'_> {
 
     async fn yaml(&mut self) -> Result<()> {
         let (http, all) = (self.http, &self.resource.path);
-        let one = format!("{all}/sample-yaml");
+        let one = format!("{all}/{}", self.second_name());
         self.step = "YAML create";
-        let object = self.resource.object(self.sample, "sample-yaml", "second");
+        let object = self.resource.object(self.sample, self.second_name(), "second");
         let made = http.yaml(Method::POST, all, &object).await?.read_yaml(201)?;
         ensure!(made["metadata"]["labels"]["walk"] == "second", "{made}");
         self.step = "YAML get and update";
@@ -289,7 +300,7 @@ impl Life<'_> {
 
     async fn delete_collection(&mut self) -> Result<()> {
         let (http, all) = (self.http, &self.resource.path);
-        let one = format!("{all}/sample-yaml");
+        let one = format!("{all}/{}", self.second_name());
         if !self.resource.can("deletecollection") {
             self.step = "delete of the second";
             http.delete(&one).await?.json(200)?;

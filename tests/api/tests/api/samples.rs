@@ -14,6 +14,9 @@ const SAMPLES: &str = include_str!("samples.yaml");
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sample {
+    /// Of the two objects of the walk, where the kind does not take any name.
+    #[serde(default)]
+    pub names: Option<[String; 2]>,
     /// Without apiVersion, kind and metadata.
     #[serde(default)]
     pub object: Value,

@@ -5,14 +5,15 @@
 
 mod policy;
 mod update;
-mod validation;
+pub mod validation;
 
 use jiff::Timestamp;
 use serde_json::Value;
 use wharf_types::field::Errors;
 use wharf_types::k8s::api::batch::v1::{Job, JobSpec, JobStatus};
 
-use super::{NONE, created, format_selector, name, template_cells};
+use super::workload::{self, template_cells};
+use super::{NONE, created, format_selector, name, spec_status};
 use crate::podspec::defaults;
 use crate::strategy::{AGE, Column, NAME, Strategy, human_duration};
 
@@ -20,6 +21,8 @@ use crate::strategy::{AGE, Column, NAME, Strategy, human_duration};
 pub struct Jobs;
 
 const BACKOFF_LIMIT: i32 = 6;
+const COMPLETIONS_SOFT_MAX: i32 = 100_000;
+const PARALLELISM_SOFT_MAX: i32 = 10_000;
 
 pub const CONTROLLER_UID: &str = "batch.kubernetes.io/controller-uid";
 pub const LEGACY_CONTROLLER_UID: &str = "controller-uid";
@@ -40,13 +43,9 @@ impl Strategy for Jobs {
         spec.completion_mode.get_or_insert_with(|| "NonIndexed".to_owned());
         spec.suspend.get_or_insert(false);
         spec.manual_selector.get_or_insert(false);
-        let rules = spec.pod_failure_policy.iter_mut().flat_map(|policy| &mut policy.rules);
-        for pattern in rules.flat_map(|rule| rule.on_pod_conditions.iter_mut().flatten()) {
-            defaults::text(&mut pattern.status, "True");
-        }
         let replacement = if spec.pod_failure_policy.is_some() { "Failed" } else { "TerminatingOrFailed" };
         spec.pod_replacement_policy.get_or_insert_with(|| replacement.to_owned());
-        defaults::template(&mut spec.template);
+        default_template(spec);
         default_labels(job);
     }
 
@@ -54,18 +53,15 @@ impl Strategy for Jobs {
         generate_selector(job);
         // Upstream's defaults come over what it has stored, too: a Job without labels gets the generated ones.
         default_labels(job);
-        job.status = Some(JobStatus::default());
-        job.metadata.generation = Some(1);
+        spec_status::created(job);
     }
 
     fn prepare_for_update(&self, job: &mut Job, old: &Job) {
-        job.status.clone_from(&old.status);
-        let changed = job.spec != old.spec;
-        super::generation(&mut job.metadata, &old.metadata, changed);
+        spec_status::updated(job, old);
     }
 
     fn prepare_for_status_update(&self, job: &mut Job, old: &Job) {
-        job.spec.clone_from(&old.spec);
+        spec_status::status_updated(job, old);
     }
 
     fn validate(&self, job: &Job) -> Errors {
@@ -80,8 +76,13 @@ impl Strategy for Jobs {
         update::status(new, old)
     }
 
-    fn warnings(&self, job: &Job, _old: Option<&Job>) -> Vec<String> {
-        job.spec.iter().flat_map(|spec| crate::podspec::warnings::template(&spec.template, "spec.template")).collect()
+    fn warnings(&self, job: &Job, old: Option<&Job>) -> Vec<String> {
+        let (meta, old) = (&job.metadata, old.map(|old| &old.metadata));
+        let mut warnings = workload::name_warnings(meta, old);
+        if !workload::is_unchanged(meta, old) {
+            warnings.extend(job.spec.iter().flat_map(|spec| spec_warnings(spec, "spec")));
+        }
+        warnings
     }
 
     fn fields(&self, job: &Job) -> Vec<(&'static str, String)> {
@@ -132,6 +133,26 @@ impl Strategy for Jobs {
     fn orphans_by_default(&self) -> bool {
         true
     }
+}
+
+/// The defaults that a Job's spec has in a CronJob, too.
+pub fn default_template(spec: &mut JobSpec) {
+    let rules = spec.pod_failure_policy.iter_mut().flat_map(|policy| &mut policy.rules);
+    for pattern in rules.flat_map(|rule| rule.on_pod_conditions.iter_mut().flatten()) {
+        defaults::text(&mut pattern.status, "True");
+    }
+    defaults::template(&mut spec.template);
+}
+
+/// What is odd about a Job's spec, in a Job or in a CronJob. Source: `pkg/api/job/warnings.go`.
+pub fn spec_warnings(spec: &JobSpec, path: &str) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let (completions, parallelism) = (spec.completions.unwrap_or_default(), spec.parallelism.unwrap_or_default());
+    if validation::is_indexed(spec) && completions > COMPLETIONS_SOFT_MAX && parallelism > PARALLELISM_SOFT_MAX {
+        warnings.push("In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail".to_owned());
+    }
+    warnings.extend(crate::podspec::warnings::template(&spec.template, &format!("{path}.template")));
+    warnings
 }
 
 /// A Job without labels has those of its pods.

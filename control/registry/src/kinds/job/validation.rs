@@ -73,6 +73,13 @@ fn generated_selector(job: &Job, spec: &JobSpec) -> Errors {
 }
 
 fn validate_spec(spec: &JobSpec, path: &Path) -> Errors {
+    let mut errors = validate_unselected(spec, path);
+    errors.extend(validate_selector(spec, path));
+    errors
+}
+
+/// All but the selector, which a Job that a CronJob describes does not have yet.
+pub fn validate_unselected(spec: &JobSpec, path: &Path) -> Errors {
     let mut errors = numbers(spec, path);
     errors.extend(mode(spec, path));
     if let Some(manager) = &spec.managed_by {
@@ -97,7 +104,6 @@ fn validate_spec(spec: &JobSpec, path: &Path) -> Errors {
         }
     }
     errors.extend(template(spec, &path.child("template")));
-    errors.extend(validate_selector(spec, path));
     errors
 }
 
@@ -125,8 +131,9 @@ fn numbers(spec: &JobSpec, path: &Path) -> Errors {
 }
 
 fn mode(spec: &JobSpec, path: &Path) -> Errors {
-    let mode = spec.completion_mode.as_deref().unwrap_or_default();
-    let mut errors = checks::one_of(mode, &["Indexed", "NonIndexed"], &path.child("completionMode"));
+    let modes = &["Indexed", "NonIndexed"];
+    let mode = spec.completion_mode.iter();
+    let mut errors: Errors = mode.flat_map(|mode| checks::one_of(mode, modes, &path.child("completionMode"))).collect();
     if is_indexed(spec) {
         match spec.completions {
             None => errors.push(Error::required(&path.child("completions"), "when completion mode is Indexed")),
