@@ -69,18 +69,6 @@ pub fn wildcard_dns1123_subdomain(value: &str) -> Vec<String> {
     check(value, SUBDOMAIN_MAX, good, WILDCARD_MESSAGE)
 }
 
-/// What may stand in a path as one segment of it.
-pub fn path_segment(value: &str) -> Vec<String> {
-    match value {
-        "." | ".." => vec![format!("may not be '{value}'")],
-        value => ["/", "%"]
-            .iter()
-            .filter(|bad| value.contains(**bad))
-            .map(|bad| format!("may not contain '{bad}'"))
-            .collect(),
-    }
-}
-
 pub fn dns1035_label(value: &str) -> Vec<String> {
     let good = is_label(value) && value.as_bytes()[0].is_ascii_lowercase();
     check(value, LABEL_MAX, good, DNS1035_MESSAGE)
