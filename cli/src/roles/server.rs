@@ -14,12 +14,11 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use wharf_apiserver::allocate::Allocators;
 use wharf_apiserver::allocate::service::{Cidr, NODE_PORTS, Services};
-use wharf_apiserver::{ApiServer, NodeClient, bootstrap, encryption, listen};
-use wharf_auth::User;
-use wharf_auth::allowlist::AllowList;
+use wharf_apiserver::{ApiServer, NodeClient, bootstrap, encryption, listen, policy};
 use wharf_auth::kubeconfig::Kubeconfig;
 use wharf_auth::pki::{Identity, Pki, ServerNames};
 use wharf_auth::union::Union;
+use wharf_auth::{FirstOpinion, Masters, NodeAuthorizer, Rbac, User};
 use wharf_cache::Cache;
 use wharf_client::{Client, Clock, Informers, Manager, Recorder, transport};
 use wharf_registry::{Table, builtin};
@@ -149,6 +148,7 @@ pub async fn start(data: &DataDir, args: &ServerArgs, cancel: CancellationToken)
     let mut running = Running { pki, url, kubeconfig: data.kubeconfig(), dns_ip, api, store, feed, tasks };
     let location = bootstrap::Location { service_ip, listener: reachable(address) };
     bootstrap::ensure(&running.api, location).await.context("write the objects every cluster has")?;
+    policy::ensure(&running.api).await.context("write the roles every cluster has")?;
     running.tasks.spawn(bootstrap::keep(running.api.clone(), location, cancel.clone()));
     Ok(with_loops(running, args, cancel))
 }
@@ -211,13 +211,16 @@ async fn api_server(
     let mut allocators = Allocators::default();
     let gvr = Gvr { group: "".into(), version: "v1".into(), resource: "services".into() };
     allocators.insert(gvr, Arc::new(services));
+    let (rbac, node) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::default()));
     let options = wharf_apiserver::Options {
         table,
         cache,
         admission: wharf_admission::Chain::select(&args.enable_admission_plugins, &args.disable_admission_plugins)
             .context("choose the admission plugins")?,
         authenticator: Arc::new(Union::built_in()),
-        authorizer: Arc::new(AllowList),
+        authorizer: Arc::new(FirstOpinion::new(vec![Arc::new(Masters), node.clone(), rbac.clone()])),
+        views: vec![node, rbac.clone()],
+        rbac: Some(rbac),
         allocators,
         nodes: Some(NodeClient::new(kubelet_tls(pki, now)?)),
         clock: Arc::new(Timestamp::now),

@@ -179,7 +179,7 @@ mod tests {
                 ..Default::default()
             };
             match cluster.authorize(&write.user, &asked).await {
-                Decision::Allow => Ok(()),
+                Decision::Allow(_) => Ok(()),
                 Decision::Deny(why) | Decision::NoOpinion(why) => Err(ApiError::forbidden(&write.row.gvr, "", why)),
             }
         }

@@ -24,7 +24,7 @@ use kube::{Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
-use wharf_auth::User;
+use wharf_auth::{MASTERS, User};
 use wharf_registry::{SYSTEM_CLASSES, SystemClass};
 use wharf_types::meta::ObjectMeta;
 
@@ -37,16 +37,16 @@ const SERVICE: &str = "kubernetes";
 const SERVICE_PORT: i32 = 443;
 const PORT_NAME: &str = "https";
 /// How often a write that meets another's is tried again.
-const ATTEMPTS: u32 = 5;
+pub(crate) const ATTEMPTS: u32 = 5;
 
 #[derive(Debug, thiserror::Error)]
 #[error("{operation} {kind} {name}")]
 pub struct Error {
-    operation: &'static str,
-    kind: String,
-    name: String,
+    pub(crate) operation: &'static str,
+    pub(crate) kind: String,
+    pub(crate) name: String,
     #[source]
-    source: Box<kube::Error>,
+    pub(crate) source: Box<kube::Error>,
 }
 
 /// Where the API server is found.
@@ -60,7 +60,7 @@ pub struct Location {
 
 /// Makes what is missing.
 pub async fn ensure(server: &Arc<ApiServer>, at: Location) -> Result<(), Error> {
-    let client = Client::new(server.service_for(User::new(IDENTITY, &[])), "default");
+    let client = Client::new(server.service_for(User::new(IDENTITY, &[MASTERS])), "default");
     let namespaces: Api<Namespace> = Api::all(client.clone());
     for name in NAMESPACES {
         let labels = BTreeMap::from([("kubernetes.io/metadata.name".to_owned(), (*name).to_owned())]);
@@ -91,7 +91,7 @@ pub async fn ensure(server: &Arc<ApiServer>, at: Location) -> Result<(), Error> 
 
 /// Does it again whenever one of the objects goes or changes, until `cancel`.
 pub async fn keep(server: Arc<ApiServer>, at: Location, cancel: CancellationToken) {
-    let client = Client::new(server.service_for(User::new(IDENTITY, &[])), "default");
+    let client = Client::new(server.service_for(User::new(IDENTITY, &[MASTERS])), "default");
     let by_name = watcher::Config::default().fields(&format!("metadata.name={SERVICE}"));
     let pokes = stream::select_all([
         pokes(Api::<Namespace>::all(client.clone()), watcher::Config::default()),
@@ -154,7 +154,7 @@ where
 }
 
 /// True when another writer came first.
-fn met_another(error: &Error) -> bool {
+pub(crate) fn met_another(error: &Error) -> bool {
     matches!(&*error.source, kube::Error::Api(status) if status.code == 409)
 }
 

@@ -12,6 +12,7 @@ use wharf_registry::{Asked, Row, Subresource};
 use wharf_store::{Change, Precondition};
 use wharf_types::{ApiError, BoxObject, Gvr};
 
+use crate::escalation;
 use crate::query::Query;
 use crate::server::ApiServer;
 use crate::verbs::list::cache_error;
@@ -28,6 +29,8 @@ pub struct Call {
     pub namespace: Option<String>,
     /// Empty where the request names no object.
     pub name: String,
+    /// The name in the request's path, which a create has not.
+    pub asked_name: String,
     pub query: Query,
     pub headers: HeaderMap,
     /// When the request began: one time for everything it writes.
@@ -70,6 +73,7 @@ impl Call {
             subresource: self.subresource,
             namespace: namespace.map(str::to_owned),
             name: name.to_owned(),
+            asked_name: self.asked_name.clone(),
             query: self.query.clone(),
             headers: self.headers.clone(),
             now: self.now,
@@ -101,18 +105,19 @@ impl Call {
         decode_stored(&self.row, entry)
     }
 
-    /// Runs the mutating plugins; the object gets its defaults again where one may have changed it.
+    /// Runs the mutating plugins; the object gets its defaults again where one may have changed it. Then nobody may grant more
+    /// than they have.
     pub async fn admit(&mut self, write: &mut Attributes) -> Result<(), ApiError> {
         let server = self.server.clone();
         if !server.admission.handles(write.operation) {
-            return Ok(());
+            return escalation::check(self, write).await;
         }
         server.admission.admit(write, &Cluster(&server), &mut self.notes).await?;
         // A subresource's own object (`Binding`, `Eviction`) has no defaults.
         if let Some(object) = write.object.as_deref_mut().filter(|_| has_own_kind(write.subresource)) {
             self.row.kind.default(object);
         }
-        Ok(())
+        escalation::check(self, write).await
     }
 
     /// Runs the validating plugins on a write that is otherwise ready.

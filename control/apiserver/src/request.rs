@@ -4,8 +4,8 @@
 //! limits. A path that is not of a resource's shape is no error here: it is [`Target::Path`].
 
 use http::Method;
-use wharf_auth::Attributes;
-use wharf_machinery::selector::FieldSelector;
+use wharf_auth::{Attributes, Requirement};
+use wharf_machinery::selector::{FieldSelector, LabelSelector, Operator};
 
 use crate::query::Query;
 
@@ -58,6 +58,9 @@ pub struct Info {
     pub method: Method,
     pub path: String,
     pub target: Target,
+    /// What the request is narrowed to, for the authorizer; empty where it is not, or cannot be read.
+    pub field_selector: Vec<Requirement>,
+    pub label_selector: Vec<Requirement>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +95,14 @@ impl Info {
             Method::DELETE => Verb::Delete,
             _ => Verb::Other,
         };
-        let mut info = Info { verb, method: method.clone(), path: path.to_owned(), target: Target::Path };
+        let mut info = Info {
+            verb,
+            method: method.clone(),
+            path: path.to_owned(),
+            target: Target::Path,
+            field_selector: Vec::new(),
+            label_selector: Vec::new(),
+        };
         let Some((group, version, legacy_watch, parts)) = split(path) else { return info };
         let mut resource = Resource { group, version, ..Resource::default() };
         let parts = resource.take_namespace(parts);
@@ -104,6 +114,10 @@ impl Info {
         resource.subresource = parts.next();
         resource.rest = parts.collect();
         info.verb = refine(verb, legacy_watch, &mut resource, query);
+        if matches!(info.verb, Verb::List | Verb::Watch | Verb::DeleteCollection) {
+            info.field_selector = field_requirements(query.get("fieldSelector").unwrap_or_default());
+            info.label_selector = label_requirements(query.get("labelSelector").unwrap_or_default());
+        }
         info.target = Target::Resource(resource);
         info
     }
@@ -139,6 +153,8 @@ impl Info {
                 namespace: resource.namespace.clone().unwrap_or_default(),
                 name: resource.name.clone().unwrap_or_default(),
                 path: self.path.clone(),
+                field_selector: self.field_selector.clone(),
+                label_selector: self.label_selector.clone(),
             },
             Target::Path => Attributes {
                 verb: self.method.as_str().to_lowercase(),
@@ -187,6 +203,34 @@ fn decode(part: &str) -> String {
     // `+` stands for itself in a path, where a query would read a space.
     let part = part.replace('+', "%2B");
     form_urlencoded::parse(part.as_bytes()).map(|(key, value)| key.into_owned() + &value).collect()
+}
+
+/// A field selector as an authorizer sees it; nothing where it cannot be read.
+pub fn field_requirements(text: &str) -> Vec<Requirement> {
+    let parsed = FieldSelector::parse(text).unwrap_or_default();
+    let requirement = |term: &wharf_machinery::selector::FieldTerm| Requirement {
+        key: term.field.clone(),
+        operator: if term.negated { "NotIn" } else { "In" }.to_owned(),
+        values: vec![term.value.clone()],
+    };
+    parsed.terms().iter().map(requirement).collect()
+}
+
+/// The same of a label selector. Comparisons of numbers are left out, as upstream leaves them out.
+pub fn label_requirements(text: &str) -> Vec<Requirement> {
+    let parsed = LabelSelector::parse(text).unwrap_or_else(|_| LabelSelector::everything());
+    let requirement = |held: &wharf_machinery::selector::Requirement| {
+        let operator = match held.operator {
+            Operator::In => "In",
+            Operator::NotIn => "NotIn",
+            Operator::Exists => "Exists",
+            Operator::DoesNotExist => "DoesNotExist",
+            Operator::GreaterThan | Operator::LessThan => return None,
+        };
+        let values = held.values.iter().cloned().collect();
+        Some(Requirement { key: held.key.clone(), operator: operator.to_owned(), values })
+    };
+    parsed.requirements().iter().filter_map(requirement).collect()
 }
 
 /// A GET without a name is a list or a watch, a DELETE without one is of a collection.

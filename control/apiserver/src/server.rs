@@ -21,7 +21,7 @@ use http_body_util::BodyExt;
 use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wharf_admission::Chain;
-use wharf_auth::{Authenticator, Authorizer, Decision, MASTERS, User};
+use wharf_auth::{Authenticator, Authorizer, Decision, MASTERS, Rbac, User, View};
 use wharf_cache::{Cache, Collection};
 use wharf_registry::{Row, Table};
 use wharf_types::{ApiError, Gvr};
@@ -42,6 +42,7 @@ use crate::query::Query;
 use crate::reply::{self, Body};
 use crate::request::{Info, Resource, Target, URI_MAX, Verb};
 use crate::route;
+use crate::views;
 
 /// How long a request may take that is no stream: upstream's `--request-timeout`.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -62,6 +63,10 @@ pub struct Options {
     pub admission: Chain,
     pub authenticator: Arc<dyn Authenticator>,
     pub authorizer: Arc<dyn Authorizer>,
+    /// What stands behind the authorizer, for who may grant what; none where writes of roles are not checked.
+    pub rbac: Option<Arc<Rbac>>,
+    /// Told of every change to the resources that they name, before it is acknowledged.
+    pub views: Vec<Arc<dyn View>>,
     pub allocators: Allocators,
     /// How nodes are called; none where nothing is streamed from them.
     pub nodes: Option<NodeClient>,
@@ -74,6 +79,8 @@ pub struct ApiServer {
     pub admission: Chain,
     pub authenticator: Arc<dyn Authenticator>,
     pub authorizer: Arc<dyn Authorizer>,
+    pub rbac: Option<Arc<Rbac>>,
+    views: Vec<Arc<dyn View>>,
     pub allocators: Allocators,
     pub nodes: Option<NodeClient>,
     /// How pods and services are called for a `proxy`.
@@ -109,7 +116,8 @@ struct InProcess(User);
 impl ApiServer {
     /// Loads every row's collection from the store. The cache must be running.
     pub async fn new(options: Options) -> Result<Arc<Self>, wharf_cache::Error> {
-        let Options { table, cache, admission, authenticator, authorizer, allocators, nodes, clock } = options;
+        let Options { table, cache, admission, authenticator, authorizer, rbac, views, allocators, nodes, clock } =
+            options;
         let health = Health::default();
         // Named as upstream's, which monitoring asks for by name.
         health.add(Check::new("etcd", {
@@ -122,6 +130,8 @@ impl ApiServer {
             admission,
             authenticator,
             authorizer,
+            rbac,
+            views,
             allocators,
             nodes,
             outgoing: connect::Outgoing::default(),
@@ -151,6 +161,7 @@ impl ApiServer {
             let objects = snapshot.range("", None).filter_map(|entry| decode_stored(row, entry).ok());
             allocator.seed(&objects.collect::<Vec<_>>());
         }
+        views::attach(&self.views, row, &collection);
         self.collections.rcu(|held| {
             let mut collections = HashMap::clone(held);
             collections.insert(row.gvr.clone(), collection.clone());
@@ -320,6 +331,7 @@ impl ApiServer {
             row: route.row,
             subresource: route.subresource,
             namespace: route.namespace,
+            asked_name: route.name.clone(),
             name: route.name,
             query,
             headers: parts.headers,
@@ -361,7 +373,7 @@ impl ApiServer {
     async fn authorize(&self, user: &User, info: &Info) -> Result<(), (ApiError, String)> {
         let attributes = info.attributes();
         let why = match self.authorizer.authorize(user, &attributes).await {
-            Decision::Allow => return Ok(()),
+            Decision::Allow(_) => return Ok(()),
             Decision::Deny(why) | Decision::NoOpinion(why) => why,
         };
         let mut message = attributes.refusal(user);

@@ -52,6 +52,9 @@ fn sample(row: &Row) -> Value {
         "PersistentVolume" => json!({"spec": {
             "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/tmp"},
         }}),
+        kind @ ("RoleBinding" | "ClusterRoleBinding") => {
+            json!({"roleRef": {"kind": kind.strip_suffix("Binding").unwrap_or(kind), "name": "sample"}})
+        }
         kind if row.gvr.group == "admissionregistration.k8s.io" => admission(kind),
         _ => shared_sample(row),
     };

@@ -195,7 +195,7 @@ struct AllBut(&'static str);
 impl Authorizer for AllBut {
     async fn authorize(&self, _: &User, attributes: &Attributes) -> Decision {
         let refused = attributes.verb == self.0 && !attributes.subresource.is_empty();
-        if refused { Decision::NoOpinion("not you".to_owned()) } else { Decision::Allow }
+        if refused { Decision::NoOpinion("not you".to_owned()) } else { Decision::Allow(String::new()) }
     }
 }
 

@@ -4,10 +4,13 @@
 //! Invariants: an authenticator never guesses (no credentials is `None`, bad credentials an error); an authorizer that knows
 //! nothing of a request says [`Decision::NoOpinion`], which the stack treats as a refusal.
 
-pub mod allowlist;
+pub mod authorize;
 pub mod kubeconfig;
+pub mod node;
 pub mod pki;
+pub mod rbac;
 pub mod union;
+pub mod view;
 pub mod x509;
 
 use std::collections::BTreeMap;
@@ -16,10 +19,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rustls_pki_types::CertificateDer;
 
-pub use allowlist::AllowList;
+pub use authorize::{FirstOpinion, Masters};
 pub use kubeconfig::Kubeconfig;
+pub use node::NodeAuthorizer;
 pub use pki::{Identity, Leaf, Pki, ServerNames};
+pub use rbac::Rbac;
 pub use union::{Anonymous, NoTokens, Union};
+pub use view::{Lookup, View};
 pub use x509::X509;
 
 /// `system:masters`: whoever is in it may do everything.
@@ -32,6 +38,8 @@ pub const UNAUTHENTICATED: &str = "system:unauthenticated";
 /// The group of all nodes, and what their users' names start with.
 pub const NODES: &str = "system:nodes";
 pub const NODE_USER_PREFIX: &str = "system:node:";
+/// What service accounts' users' names start with; the namespace and the name follow.
+pub const SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 
 /// Who makes a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -86,6 +94,18 @@ pub struct Attributes {
     pub namespace: String,
     pub name: String,
     pub path: String,
+    /// What a list, watch or deletion of a collection selects by; empty where it selects all, or nothing that can be told.
+    pub field_selector: Vec<Requirement>,
+    pub label_selector: Vec<Requirement>,
+}
+
+/// One condition of a selector; all must hold. An authorizer may use what it understands and pass over the rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Requirement {
+    pub key: String,
+    /// `In`, `NotIn`, `Exists` or `DoesNotExist`.
+    pub operator: String,
+    pub values: Vec<String>,
 }
 
 impl Attributes {
@@ -109,7 +129,8 @@ impl Attributes {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    Allow,
+    /// The text says why, and may be empty.
+    Allow(String),
     Deny(String),
     /// Nothing speaks for the request; the text says what was looked at, and may be empty.
     NoOpinion(String),

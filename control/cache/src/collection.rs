@@ -1,7 +1,8 @@
 //! One collection: the objects under a prefix, their recent events, and their watchers.
 //!
 //! Only the dispatcher ([`Cache::run`](crate::Cache::run)) changes a loaded collection. Locks are held for a map operation,
-//! never across I/O. Order of locks: a watcher's queue, then `state`; `watchers` is never held with `state`.
+//! never across I/O. Order of locks: a watcher's queue, then `state`; `observers`, then `state`; `watchers` is never held with
+//! `state`.
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use wharf_store::{Key, Revision, Store};
 use crate::applied::Applied;
 use crate::entry::Entry;
 use crate::fanout::{End, WATCHERS_MAX, Watcher, Watchers};
+use crate::observer::{Observer, Observers};
 use crate::ring::Ring;
 use crate::seam::{Error, Event, EventType, Filter, Index, Start};
 use crate::snapshot::{Objects, Pins, Snapshot};
@@ -32,6 +34,7 @@ pub struct Collection {
     loaded: OnceCell<()>,
     state: RwLock<State>,
     watchers: Mutex<Watchers>,
+    observers: Observers,
     pins: Mutex<Pins>,
 }
 
@@ -56,6 +59,7 @@ impl Collection {
             loaded: OnceCell::new(),
             state: RwLock::new(state),
             watchers: Mutex::default(),
+            observers: Observers::default(),
             pins: Mutex::default(),
         }
     }
@@ -126,6 +130,11 @@ impl Collection {
             watchers.add(filter, self.index.triggers(), from)
         };
         Ok(Watch::new(self.clone(), watcher, from, initial))
+    }
+
+    /// Tells `observer` of all objects now, and of every change from now on before it is acknowledged.
+    pub fn observe(&self, observer: Arc<dyn Observer>) {
+        self.observers.add(observer, || self.snapshot());
     }
 
     pub(crate) fn forget(&self, watcher: &Arc<Watcher>) {
@@ -226,6 +235,7 @@ impl Collection {
             self.state.write().apply(event.clone());
             made.push(event);
         }
+        self.observers.changed(&made);
         made
     }
 
@@ -245,6 +255,7 @@ impl Collection {
     pub(crate) async fn reload(&self) -> Result<(), Error> {
         self.state.write().loading.get_or_insert(Revision(0));
         self.load().await?;
+        self.observers.loaded(|| self.snapshot());
         self.end(End::Reloaded(self.last()));
         Ok(())
     }

@@ -7,6 +7,7 @@
 
 mod batch;
 mod call;
+mod clusterroleaggregation;
 mod deployment;
 mod discovery;
 mod disruption;
@@ -89,6 +90,7 @@ pub fn register(manager: &mut Manager, informers: &Informers, options: Options) 
         manager.add(nodeipam::NodeIpam::new(informers, range, recorder.clone()), 1);
     }
     manager.add(serviceaccount::ServiceAccounts::new(informers), 1);
+    manager.add(clusterroleaggregation::ClusterRoleAggregation::new(informers), 1);
     if let Some(ca_pem) = options.ca_pem {
         manager.add(rootca::RootCa::new(informers, ca_pem), 1);
     }

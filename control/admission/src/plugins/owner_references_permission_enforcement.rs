@@ -99,7 +99,7 @@ fn plural(kind: &str) -> String {
 /// Why the writer may not, or none.
 async fn refused(write: &Attributes, cluster: &dyn Reader, asked: &Asked) -> Option<String> {
     match cluster.authorize(&write.user, asked).await {
-        Decision::Allow => None,
+        Decision::Allow(_) => None,
         Decision::Deny(why) | Decision::NoOpinion(why) => Some(why),
     }
 }

@@ -50,7 +50,7 @@ impl Reader for Cluster {
         let Asked { verb, group, resource, subresource, name, .. } = asked;
         let resource = if subresource.is_empty() { resource.clone() } else { format!("{resource}/{subresource}") };
         let right = format!("{} {verb} {group}/{resource} {name}", user.name);
-        if self.rights.contains(&right) { Decision::Allow } else { Decision::NoOpinion(String::new()) }
+        if self.rights.contains(&right) { Decision::Allow(String::new()) } else { Decision::NoOpinion(String::new()) }
     }
 
     async fn replace_status(&self, gvr: &Gvr, mut object: BoxObject) -> Result<(), ApiError> {

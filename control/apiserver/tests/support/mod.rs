@@ -17,8 +17,11 @@ use tower::Service;
 use wharf_admission::Chain;
 use wharf_apiserver::allocate::{Allocators, NODE_PORTS, Services};
 use wharf_apiserver::server::InProcessService;
-use wharf_apiserver::{ApiServer, Body, NodeClient, Options};
-use wharf_auth::{AllowList, Attributes, AuthenticateError, Authenticator, Authorizer, Decision, Union, User};
+use wharf_apiserver::{ApiServer, Body, NodeClient, Options, policy};
+use wharf_auth::{
+    Attributes, AuthenticateError, Authenticator, Authorizer, Decision, FirstOpinion, Masters, NodeAuthorizer, Rbac,
+    Union, User,
+};
 use wharf_cache::Cache;
 use wharf_registry::{Table, builtin};
 use wharf_store::MemoryStore;
@@ -32,7 +35,7 @@ struct Permissive;
 #[async_trait]
 impl Authorizer for Permissive {
     async fn authorize(&self, user: &User, _: &Attributes) -> Decision {
-        if user.name == "stranger" { Decision::NoOpinion(String::new()) } else { Decision::Allow }
+        if user.name == "stranger" { Decision::NoOpinion(String::new()) } else { Decision::Allow(String::new()) }
     }
 }
 
@@ -46,12 +49,15 @@ impl Authenticator for Nobody {
     }
 }
 
-/// A server with the built-in authenticators and allow-list, for the listener.
+/// A server with the built-in authenticators, authorizers and roles.
 pub async fn server() -> Arc<ApiServer> {
+    let (rbac, nodes) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::default()));
     let options = Options {
         admission: Chain::built_in(),
         authenticator: Arc::new(Union::built_in()),
-        authorizer: Arc::new(AllowList),
+        authorizer: Arc::new(FirstOpinion::new(vec![Arc::new(Masters), nodes.clone(), rbac.clone()])),
+        views: vec![nodes, rbac.clone()],
+        rbac: Some(rbac),
         allocators: Allocators::built_in(Services::new(
             "127.96.0.0/12".parse().expect("a range"),
             NODE_PORTS,
@@ -63,6 +69,14 @@ pub async fn server() -> Arc<ApiServer> {
     while !server.cache.is_feeding() {
         tokio::task::yield_now().await;
     }
+    let masters = server.service_for(User::new("tester", &["system:masters"]));
+    for name in ["kube-system", "kube-public"] {
+        let body = json!({"metadata": {"name": name}}).to_string();
+        let body = http_body_util::Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync();
+        let request = Request::post("/api/v1/namespaces").body(body).expect("a request");
+        assert_eq!(answer(masters.clone().call(request).await.expect("an answer")).await.code, StatusCode::CREATED);
+    }
+    policy::ensure(&server).await.expect("the roles that every cluster has");
     server
 }
 
@@ -77,6 +91,8 @@ async fn options(cancel: &CancellationToken) -> Options {
         admission: Chain::default(),
         authenticator: Arc::new(Nobody),
         authorizer: Arc::new(Permissive),
+        rbac: None,
+        views: Vec::new(),
         allocators: Allocators::default(),
         nodes: None,
         clock: Arc::new(jiff::Timestamp::now),

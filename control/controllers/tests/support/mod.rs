@@ -17,8 +17,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use wharf_admission::Chain;
 use wharf_apiserver::allocate::Allocators;
-use wharf_apiserver::{ApiServer, Options};
-use wharf_auth::{AllowList, Attributes, AuthenticateError, Authenticator, Authorizer, Decision, User};
+use wharf_apiserver::{ApiServer, Options, policy};
+use wharf_auth::{Attributes, AuthenticateError, Authenticator, Authorizer, Decision, Rbac, User};
 use wharf_cache::Cache;
 use wharf_client::{Clock, Informed, Informers, Lister, Manager, ObjectKey, StatusHandle, transport};
 use wharf_registry::{Table, builtin};
@@ -33,15 +33,15 @@ const STEPS: usize = 32;
 pub const NODE: &str = "n1";
 
 /// The built-in identities may do what they may; others everything.
-struct Rules;
+struct Rules(Arc<Rbac>);
 
 #[async_trait]
 impl Authorizer for Rules {
     async fn authorize(&self, user: &User, attributes: &Attributes) -> Decision {
         if user.name.starts_with("system:kube-") {
-            AllowList.authorize(user, attributes).await
+            self.0.authorize(user, attributes).await
         } else {
-            Decision::Allow
+            Decision::Allow(String::new())
         }
     }
 }
@@ -103,12 +103,15 @@ impl Cluster {
         let cache = Cache::open(Arc::new(MemoryStore::new())).await.expect("an empty cache");
         let (feeding, stop) = (cache.clone(), cancel.clone());
         tokio::spawn(async move { feeding.run(stop).await });
+        let rbac = Arc::new(Rbac::default());
         let options = Options {
             table: Arc::new(Table::new(builtin::rows())),
             cache,
             admission: Chain::default(),
             authenticator: Arc::new(Nobody),
-            authorizer: Arc::new(Rules),
+            authorizer: Arc::new(Rules(rbac.clone())),
+            rbac: Some(rbac.clone()),
+            views: vec![rbac.clone()],
             allocators: Allocators::default(),
             nodes: None,
             clock: Arc::new(jiff::Timestamp::now),
@@ -116,6 +119,10 @@ impl Cluster {
         let server = ApiServer::new(options).await.expect("a server");
         let client = transport::from_service(server.service_for(User::new("tester", &[])));
         create::<Namespace>(&Api::all(client.clone()), json!({"metadata": {"name": "default"}})).await;
+        for name in ["kube-system", "kube-public"] {
+            create::<Namespace>(&Api::all(client.clone()), json!({"metadata": {"name": name}})).await;
+        }
+        policy::ensure(&server).await.expect("the roles that every cluster has");
         let controllers = cancel.child_token();
         let (status, manager) = run_controllers(&server, told.clone(), controllers.clone());
         let informers = Informers::new(client.clone());
