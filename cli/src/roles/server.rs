@@ -14,7 +14,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use wharf_apiserver::allocate::Allocators;
 use wharf_apiserver::allocate::service::{Cidr, NODE_PORTS, Services};
-use wharf_apiserver::{ApiServer, NodeClient, bootstrap, encryption, listen, policy};
+use wharf_apiserver::{ApiServer, NodeClient, bootstrap, definitions, encryption, listen, policy};
 use wharf_auth::kubeconfig::Kubeconfig;
 use wharf_auth::pki::{Identity, Pki, ServerNames};
 use wharf_auth::union::Union;
@@ -150,6 +150,7 @@ pub async fn start(data: &DataDir, args: &ServerArgs, cancel: CancellationToken)
     bootstrap::ensure(&running.api, location).await.context("write the objects every cluster has")?;
     policy::ensure(&running.api).await.context("write the roles every cluster has")?;
     running.tasks.spawn(bootstrap::keep(running.api.clone(), location, cancel.clone()));
+    running.tasks.spawn(definitions::run(running.api.clone(), cancel.clone()));
     Ok(with_loops(running, args, cancel))
 }
 

@@ -10,6 +10,7 @@ mod body;
 pub mod bootstrap;
 pub mod call;
 mod connect;
+pub mod definitions;
 pub mod discovery;
 pub mod encryption;
 mod escalation;

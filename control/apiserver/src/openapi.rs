@@ -132,9 +132,9 @@ impl Documents {
 impl Built {
     async fn v2(&self) -> Result<&Two, ApiError> {
         let make = async || {
-            let resources = resources(&self.rows);
+            let (resources, definitions) = (resources(&self.rows), definitions(&self.rows, true));
             tokio::task::spawn_blocking(move || {
-                let document = openapi::v2(&resources, &Definitions::new());
+                let document = openapi::v2(&resources, &definitions);
                 let protobuf = Document::new(V2_PROTOBUF, &openapi::v2_protobuf(&document));
                 Two { json: Document::json(&document), protobuf }
             })
@@ -150,12 +150,12 @@ fn same(a: &[Arc<Row>], b: &[Arc<Row>]) -> bool {
 }
 
 fn build(rows: Vec<Arc<Row>>) -> Built {
-    let resources = resources(&rows);
+    let (resources, definitions) = (resources(&rows), definitions(&rows, false));
     let groups = discovery::groups(&rows);
     let versions: Vec<&GroupVersion> =
         groups.iter().flat_map(|group| &group.versions).map(|version| &version.group_version).collect();
     let documents: Vec<Document> =
-        versions.iter().map(|version| Document::json(&openapi::v3(version, &resources, &Definitions::new()))).collect();
+        versions.iter().map(|version| Document::json(&openapi::v3(version, &resources, &definitions))).collect();
     let index =
         openapi::v3_index(versions.iter().zip(&documents).map(|(version, held)| (*version, held.hash.as_str())));
     let v3 = versions.iter().map(|version| openapi::v3_path(version)).zip(documents).collect();
@@ -212,6 +212,11 @@ impl Form {
 
 fn resources(rows: &[Arc<Row>]) -> Vec<openapi::Resource> {
     rows.iter().map(|row| resource(row)).collect()
+}
+
+/// Schemas of the kinds that are not built in.
+fn definitions(rows: &[Arc<Row>], v2: bool) -> Definitions {
+    rows.iter().filter_map(|row| Some((row.kind.schema_name(), row.kind.definition(v2)?))).collect()
 }
 
 fn resource(row: &Row) -> openapi::Resource {

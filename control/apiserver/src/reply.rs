@@ -181,8 +181,12 @@ fn packed(code: StatusCode, encoding: Encoding, body: &[u8]) -> Result<Response<
     Ok(response)
 }
 
-/// How the bytes of the row's objects start.
+/// How the bytes of the row's objects start, for lists whose items do not repeat it. Those of custom resources do: their lists have
+/// no type that would say it, so nothing that an object starts with is named here.
 fn type_fields(row: &Row) -> String {
+    if row.kind.is_custom() {
+        return "\0".to_owned();
+    }
     format!(r#"{{"apiVersion":"{}","kind":"{}","#, row.gvk.group_version(), row.gvk.kind)
 }
 

@@ -20,7 +20,7 @@ use http::{HeaderValue, Request, Response, header};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use wharf_admission::Chain;
+use wharf_admission::{Chain, Notes};
 use wharf_auth::{Authenticator, Authorizer, Decision, MASTERS, Rbac, User, View};
 use wharf_cache::{Cache, Collection};
 use wharf_registry::{Row, Table};
@@ -30,6 +30,7 @@ use crate::allocate::Allocators;
 use crate::audit::{Annotations, Auditor, Trail};
 use crate::call::{Call, decode_stored};
 use crate::connect;
+use crate::definitions::{self, Definitions};
 use crate::health::{Check, Health};
 use crate::index;
 use crate::measure;
@@ -89,6 +90,7 @@ pub struct ApiServer {
     pub health: Health,
     pub metrics: Metrics,
     pub openapi: openapi::Documents,
+    pub definitions: Definitions,
     collections: ArcSwap<HashMap<Gvr, Arc<Collection>>>,
     reads: Arc<Semaphore>,
     writes: Arc<Semaphore>,
@@ -139,6 +141,7 @@ impl ApiServer {
             health,
             metrics: Metrics::default(),
             openapi: openapi::Documents::default(),
+            definitions: Definitions::default(),
             collections: ArcSwap::default(),
             reads: Arc::new(Semaphore::new(READS_MAX)),
             writes: Arc::new(Semaphore::new(WRITES_MAX)),
@@ -150,6 +153,7 @@ impl ApiServer {
         for row in rows {
             server.serve(&row).await?;
         }
+        definitions::restore(&server).await?;
         Ok(server)
     }
 
@@ -179,7 +183,8 @@ impl ApiServer {
         self.table.put(rows);
         let mut served: Vec<_> =
             names.iter().filter_map(|gvr| self.table.find(&gvr.group, &gvr.version, &gvr.resource)).collect();
-        served.sort_by_key(|row| row.convert.is_some());
+        // What is stored brings the index.
+        served.sort_by_key(|row| row.convert.as_ref().is_some_and(|convert| convert.concerns(u64::MAX)));
         for row in served {
             self.serve(&row).await?;
         }
@@ -324,6 +329,8 @@ impl ApiServer {
         user: User,
     ) -> Result<Call, ApiError> {
         let route = route::resolve(&self.table, resource, info.verb)?;
+        let mut notes = Notes::default();
+        notes.warnings.extend(route.row.kind.deprecation().map(ToOwned::to_owned));
         Ok(Call {
             server: self.clone(),
             user,
@@ -336,7 +343,7 @@ impl ApiServer {
             query,
             headers: parts.headers,
             now: (self.clock)(),
-            notes: Default::default(),
+            notes,
         })
     }
 

@@ -222,10 +222,15 @@ async fn delete(api: &Api, row: &Row, one: &str, made: &Value) {
     api.get(one).await.expect(404);
 }
 
+/// A definition's name is told by its spec, so it has a suite of its own.
+fn rows() -> impl Iterator<Item = Row> {
+    builtin::rows().into_iter().filter(|row| row.gvk.kind != "CustomResourceDefinition")
+}
+
 #[tokio::test]
 async fn every_row_lives_its_whole_life() {
     let api = Api::with_namespace().await;
-    for row in builtin::rows() {
+    for row in rows() {
         walk(&api, &row).await;
     }
 }
@@ -233,7 +238,7 @@ async fn every_row_lives_its_whole_life() {
 #[tokio::test]
 async fn every_collection_can_be_deleted() {
     let api = Api::with_namespace().await;
-    for row in builtin::rows() {
+    for row in rows() {
         if !route::verbs(&row, None).contains(&Verb::DeleteCollection) {
             continue;
         }

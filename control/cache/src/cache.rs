@@ -111,6 +111,11 @@ impl Cache {
         self.collections.read().values().cloned().collect()
     }
 
+    /// What a key of a served collection holds.
+    pub fn peek(&self, key: &str) -> Option<Arc<Entry>> {
+        self.find(key)?.get(key)
+    }
+
     /// Stops serving a collection; its watches end. The store keeps its objects.
     pub fn remove_collection(&self, prefix: &str) {
         let removed = self.collections.write().remove(prefix);

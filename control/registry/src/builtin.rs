@@ -43,6 +43,7 @@ pub fn rows() -> Vec<Row> {
         row(kinds::validatingpolicy::ValidatingPolicies, &[],   NOT_IN_ALL, "validatingadmissionpolicies", &[Status]),
         row(kinds::validatingpolicybinding::ValidatingPolicyBindings, &[], NOT_IN_ALL, "validatingadmissionpolicybindings", &[]),
         row(kinds::validatingwebhook::ValidatingWebhooks, &[],  NOT_IN_ALL, "validatingwebhookconfigurations", &[]),
+        row(kinds::crd::CustomResourceDefinitions, &["crd", "crds"], &["api-extensions"], "apiextensions.k8s.io/customresourcedefinitions", &[Status]),
         row(kinds::controllerrevision::ControllerRevisions, &[], NOT_IN_ALL, "controllerrevisions",   &[]),
         row(kinds::daemonset::DaemonSets,          &["ds"],     IN_ALL,     "daemonsets",             &[Status]),
         row(kinds::deployment::Deployments,        &["deploy"], IN_ALL,     "deployments",            &[Scale, Status]),
@@ -203,7 +204,7 @@ mod tests {
             assert_eq!(fields, row.kind.field_names(), "{name}");
             let scalable = row.has(Scale);
             assert_eq!(row.kind.scale(&*back).is_some(), scalable, "{name}");
-            assert!(row.kind.schema_name().starts_with("io.k8s.api."), "{name}");
+            assert!(row.kind.schema_name().starts_with("io.k8s.api"), "{name}");
         }
     }
 

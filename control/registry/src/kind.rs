@@ -35,6 +35,12 @@ pub trait Kind: Send + Sync {
     fn validate(&self, object: &dyn AnyObject) -> Errors;
     fn validate_new(&self, object: &dyn AnyObject) -> Errors;
     fn validate_update(&self, object: &dyn AnyObject, old: &dyn AnyObject) -> Errors;
+    /// Everything that is checked on an update: the new object by itself, and what may change.
+    fn validate_change(&self, object: &dyn AnyObject, old: &dyn AnyObject) -> Errors {
+        let mut errors = self.validate(object);
+        errors.extend(self.validate_update(object, old));
+        errors
+    }
     fn validate_status_update(&self, object: &dyn AnyObject, old: &dyn AnyObject) -> Errors;
     fn validate_subresource(&self, _which: Subresource, _object: &dyn AnyObject, _old: &dyn AnyObject) -> Errors {
         Vec::new()
@@ -54,6 +60,22 @@ pub trait Kind: Send + Sync {
     fn set_scale(&self, object: &mut dyn AnyObject, replicas: i32);
     /// The kind's JSON schema; the types that it refers to are added to the generator's definitions.
     fn schema(&self, generator: &mut schemars::SchemaGenerator) -> schemars::Schema;
+    /// The schema of a kind that is not built in, as version 2 or 3 of OpenAPI has it; references start with `#/definitions/`.
+    fn definition(&self, _v2: bool) -> Option<Value> {
+        None
+    }
+    /// What everybody who uses the kind is warned of.
+    fn deprecation(&self) -> Option<&str> {
+        None
+    }
+    /// True for custom resources, which have no strategic merge patch.
+    fn is_custom(&self) -> bool {
+        false
+    }
+    /// True while no object may be created any more.
+    fn is_closed(&self) -> bool {
+        false
+    }
     /// The schema's name in OpenAPI, e.g. `io.k8s.api.apps.v1.Deployment`.
     fn schema_name(&self) -> String;
 }

@@ -8,6 +8,7 @@ mod admission;
 pub mod builtin;
 mod checks;
 mod convert;
+pub mod custom;
 mod kind;
 mod kinds;
 pub mod meta;
@@ -19,6 +20,11 @@ pub mod strategy;
 #[cfg(test)]
 mod testing;
 mod wire;
+
+/// What a CustomResourceDefinition must hold, for who keeps them.
+pub mod definitions {
+    pub use crate::kinds::crd::{CLEANUP, has_condition, is_protected, set_condition};
+}
 
 pub use convert::{Convert, ConvertError, Converted, Edit, Mapped, ordered};
 pub use kind::{DecodeError, Kind, Typed};

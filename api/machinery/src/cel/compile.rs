@@ -30,6 +30,7 @@ pub struct Program {
     /// Patterns that stand in the expression as literals.
     pub(super) regexes: HashMap<String, Regex>,
     pub(super) output: Type,
+    pub(super) cost_max: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,7 +49,7 @@ impl Program {
             }
             let mut regexes = HashMap::new();
             collect_regexes(&expression, &mut regexes)?;
-            Ok(Program { source: source.to_owned(), expression, regexes, output: Type::Dyn })
+            Ok(Program { source: source.to_owned(), expression, regexes, output: Type::Dyn, cost_max: u64::MAX })
         };
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, parse);
@@ -64,6 +65,11 @@ impl Program {
     /// The type of the value, as far as the check knew.
     pub fn output(&self) -> &Type {
         &self.output
+    }
+
+    /// The most that the expression may cost, as far as the check could tell.
+    pub fn cost_max(&self) -> u64 {
+        self.cost_max
     }
 
     /// True where the expression asks for this variable.

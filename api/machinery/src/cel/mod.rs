@@ -12,12 +12,15 @@
 //! lies: binding a large object costs nothing. What is not JSON is bound as an [`Object`] of one's own: an authorizer, variables
 //! that are computed when they are asked for.
 //!
+//! [`Env`] declares the types of variables: [`Env::compile`] refuses what could not run, and tells what it may cost.
+//!
 //! The grammar and the macros are the parser's of the crate `cel`, the libraries (strings, lists, regex, url, ip, cidr, quantity,
 //! semver, format, sets, math, …) those of `kube-cel`. The evaluator is our own: it counts its steps, and it reads JSON in place.
 //! Invariants: evaluation ends, after at most as many steps as the budget has; what a step costs follows cel-go's
 //! `runtimecost.go` and `k8s.io/apiserver/pkg/cel/library/cost.go`, so upstream's limits mean here what they mean there.
 //! Absent on purpose: protobuf messages, `cel.bind`.
 
+mod check;
 mod compile;
 mod cost;
 mod equal;
@@ -26,13 +29,15 @@ mod functions;
 mod library;
 mod macros;
 mod operators;
+mod signatures;
 mod types;
 mod value;
 
+pub use check::Env;
 pub use compile::{CompileError, Program, SOURCE_MAX};
 pub use cost::{Budget, CALL_MAX, VALIDATION_MAX};
 pub use eval::Variables;
-pub use types::{Fields, Type, escape, unescape};
+pub use types::{Fields, ListKind, Type, escape, unescape};
 pub use value::{Key, Object, Value};
 
 /// Why an expression has no value.

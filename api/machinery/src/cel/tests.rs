@@ -209,3 +209,63 @@ proptest! {
         let _ = run(&source, &json!({"a": [1, "b", null], "c": {"x": 1.5}}));
     }
 }
+
+#[track_caller]
+fn check_types(source: &str, expected: std::result::Result<&str, &str>) {
+    let fields = [
+        ("name", Type::String(Some(10))),
+        ("size", Type::Int),
+        ("ratio", Type::Double),
+        ("tags", Type::List(Type::STRING.into(), types::ListKind::Atomic, Some(5))),
+        ("free", Type::list(Type::STRING)),
+        ("labels", Type::map(Type::STRING)),
+        ("since", Type::Timestamp),
+        ("any", Type::Dyn),
+    ];
+    let env = Env::default().variable("self", Type::object("object", fields));
+    match (env.compile(source), expected) {
+        (Ok(program), Ok(ty)) => assert_eq!(program.output().to_string(), ty, "{source}"),
+        (Err(error), Err(why)) => assert!(error.0.contains(why), "{source}: {error}"),
+        (Ok(program), Err(_)) => panic!("{source} is a {}", program.output()),
+        (Err(error), Ok(_)) => panic!("{source}: {error}"),
+    }
+}
+
+#[test]
+fn types_are_checked_before_anything_runs() {
+    check_types("self.size > 1 && self.name == 'a' && has(self.any)", Ok("bool"));
+    check_types("self.nope == 1", Err("ERROR: <input>:1:5: undefined field 'nope'\n | self.nope == 1\n | ....^"));
+    check_types("stranger", Err("undeclared reference to 'stranger' (in container '')"));
+    check_types("self.size + 'a'", Err("found no matching overload for '_+_' applied to '(int, string)'"));
+    check_types("self.size == 'a'", Err("found no matching overload for '_==_' applied to '(int, string)'"));
+    check_types("self.name.frobnicate()", Err("undeclared reference to 'frobnicate'"));
+    check_types("self.size.startsWith('a')", Err("found no matching overload for 'startsWith'"));
+    check_types("self.tags.all(t, t.startsWith('a'))", Ok("bool"));
+    check_types("self.tags.map(t, t.size())", Ok("list(int)"));
+    check_types("self.tags.filter(t, t != '')", Ok("list(string)"));
+    check_types("self.tags.map(t, t.nope)", Err("type 'string' does not support field selection"));
+    check_types("self.labels.all(k, self.labels[k] != '')", Ok("bool"));
+    check_types("self.labels.transformMap(k, v, v.size())", Ok("map(string, int)"));
+    check_types("self.?name.orValue('x')", Ok("string"));
+    check_types("self.tags[?0].optMap(t, t.size()).orValue(0)", Ok("int"));
+    check_types("quantity('1').isLessThan(quantity('2')) && ip(self.name).family() == 4", Ok("bool"));
+    check_types("self.since < timestamp('2024-01-01T00:00:00Z') + duration('1h')", Ok("bool"));
+    check_types("sets.contains(self.tags, ['a']) && self.any.whatever(1).x", Ok("bool"));
+    check_types("self.size > self.ratio && self.size in [1, 2] && 'a' in self.labels", Ok("bool"));
+    check_types("self.size ? 1 : 2", Err("found no matching overload for '_?_:_'"));
+    check_types("type(self.size) == int && self.any == null", Ok("bool"));
+}
+
+#[test]
+fn costs_are_known_before_anything_runs() {
+    let cost = |source: &str| {
+        let list = |max| Type::List(Type::STRING.into(), types::ListKind::Atomic, max);
+        let fields = [("few", list(Some(10))), ("many", list(None))];
+        let env = Env::default().variable("self", Type::object("object", fields));
+        env.compile(source).unwrap().cost_max()
+    };
+    assert!(cost("self.few.all(a, a == 'x')") < 1000);
+    assert!(cost("self.few.all(a, self.few.all(b, a == b))") < 100_000_000);
+    assert!(cost("self.many.all(a, self.many.all(b, a == b))") > 1_000_000_000);
+    assert!(cost("self.few.size() > 1") < 10);
+}

@@ -31,6 +31,10 @@ const PREFIX_MAX: usize = 63 - SUFFIX_LENGTH;
 const SUFFIX_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
 pub async fn create(call: &mut Call, bytes: Bytes) -> Result<Reply, ApiError> {
+    if call.row.kind.is_closed() {
+        let why = "create not allowed while custom resource definition is terminating";
+        return Err(ApiError::new(405, "MethodNotAllowed", why));
+    }
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
     let body::Decoded { mut object, strict } = body::object(&bytes, &call.headers, &call.row)?;
     drop(bytes);

@@ -84,6 +84,9 @@ impl Patch {
 pub async fn patch(call: &mut Call, rules: Rules, bytes: Bytes) -> Result<Reply, ApiError> {
     let options = WriteOptions::parse(&call.query, "PatchOptions")?;
     let patch = Patch::read(&bytes, &call.headers)?;
+    if patch.kind == Kind::Strategic && call.row.kind.is_custom() {
+        return Err(ApiError::unsupported_media_type(&[JSON, MERGE]));
+    }
     drop(bytes);
     let row = call.row.clone();
     let mut warnings = Vec::new();

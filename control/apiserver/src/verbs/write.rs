@@ -248,8 +248,7 @@ fn validate(call: &Call, rules: Rules, object: &dyn AnyObject, old: &dyn AnyObje
     let mut errors = rules::validate_update(object.meta(), old.meta(), &Path::new("metadata"));
     match rules {
         Rules::Main => {
-            errors.extend(kind.validate(object));
-            errors.extend(kind.validate_update(object, old));
+            errors.extend(kind.validate_change(object, old));
         }
         Rules::Status => errors.extend(kind.validate_status_update(object, old)),
         Rules::Finalize => {}

@@ -4,6 +4,7 @@ pub mod clusterrole;
 pub mod clusterrolebinding;
 pub mod configmap;
 pub mod controllerrevision;
+pub mod crd;
 pub mod cronjob;
 pub mod csidriver;
 pub mod csinode;

@@ -17,6 +17,10 @@ async fn every_served_resource_lives_its_whole_life() {
     let (samples, served) = (samples(), served(&http).await.expect("discovery works"));
     let mut wrong = Vec::new();
     for resource in &served {
+        // A definition's name is told by its spec, so it has a walk of its own, in the end-to-end suite.
+        if resource.kind == "CustomResourceDefinition" {
+            continue;
+        }
         let Some(sample) = samples.get(&resource.name) else {
             wrong.push(format!("{}: no sample in samples.yaml", resource.name));
             continue;

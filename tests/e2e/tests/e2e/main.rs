@@ -3,6 +3,7 @@
 mod bad_input;
 mod clients;
 mod crash;
+mod definitions;
 mod encryption;
 mod images;
 mod network;
