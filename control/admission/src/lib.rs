@@ -4,12 +4,20 @@
 //! Invariants: every mutating plugin runs before any validating one; a plugin sees the object with its defaults;
 //! plugins read the cluster and ask for rights through [`Reader`] only, which is as fresh as the last acknowledged write.
 
+mod activation;
+mod conditions;
+mod matching;
 pub mod plugins;
+mod reinvocation;
+mod subject;
+mod webhook;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+pub use reinvocation::Reinvocation;
+use serde_json::Value;
 use wharf_auth::{Decision, User};
 use wharf_registry::{Row, Subresource};
 use wharf_types::{ApiError, BoxObject, Gvr};
@@ -37,6 +45,9 @@ pub struct Attributes {
     pub old: Option<BoxObject>,
     pub user: User,
     pub dry_run: bool,
+    /// `CreateOptions` and the like, as webhooks are sent them. None where there are none.
+    pub options: Option<Value>,
+    pub reinvocation: Reinvocation,
 }
 
 /// What plugins leave behind beside their verdict.
@@ -47,11 +58,20 @@ pub struct Notes {
     pub audit_annotations: BTreeMap<String, String>,
 }
 
+impl Notes {
+    fn absorb(&mut self, other: Self) {
+        self.warnings.extend(other.warnings);
+        self.audit_annotations.extend(other.audit_annotations);
+    }
+}
+
 /// The cluster as the API server's cache has it, and who may do what there.
 #[async_trait]
 pub trait Reader: Send + Sync {
     fn get(&self, gvr: &Gvr, namespace: Option<&str>, name: &str) -> Option<BoxObject>;
     fn list(&self, gvr: &Gvr, namespace: Option<&str>) -> Vec<BoxObject>;
+    /// Differs from what it was exactly if an object of the resource has changed: what was made of all of them holds until then.
+    fn revision(&self, gvr: &Gvr) -> u64;
     /// Asks the server's own authorizer.
     async fn authorize(&self, user: &User, attributes: &wharf_auth::Attributes) -> Decision;
 
@@ -132,8 +152,17 @@ impl Chain {
         self.plugins.iter().any(|plugin| plugin.handles(operation))
     }
 
-    /// Runs the mutating side of each plugin.
+    /// Runs the mutating side of each plugin, and all of them once more where a webhook or policy has changed something.
     pub async fn admit(&self, write: &mut Attributes, cluster: &dyn Reader, notes: &mut Notes) -> Result<(), ApiError> {
+        self.round(write, cluster, notes).await?;
+        if write.reinvocation.wanted {
+            write.reinvocation.again = true;
+            self.round(write, cluster, notes).await?;
+        }
+        Ok(())
+    }
+
+    async fn round(&self, write: &mut Attributes, cluster: &dyn Reader, notes: &mut Notes) -> Result<(), ApiError> {
         let operation = write.operation;
         for plugin in self.plugins.iter().filter(|plugin| plugin.handles(operation)) {
             plugin.admit(write, cluster, notes).await?;

@@ -13,6 +13,7 @@ use wharf_store::{Change, Precondition};
 use wharf_types::{ApiError, BoxObject, Gvr};
 
 use crate::escalation;
+use crate::options;
 use crate::query::Query;
 use crate::server::ApiServer;
 use crate::verbs::list::cache_error;
@@ -146,6 +147,8 @@ impl Call {
             old,
             user: self.user.clone(),
             dry_run,
+            options: options::admitted(&self.query, operation),
+            reinvocation: Default::default(),
         }
     }
 }
@@ -184,6 +187,10 @@ impl Reader for Cluster<'_> {
         let snapshot = collection.snapshot();
         let served = |entry: &Arc<Entry>| versions::served_now(&row, entry.clone());
         snapshot.range(&prefix, None).filter_map(|entry| decode_stored(&row, &*served(entry)?).ok()).collect()
+    }
+
+    fn revision(&self, gvr: &Gvr) -> u64 {
+        self.0.collection_of(gvr).map_or(0, |collection| collection.changed().0)
     }
 
     async fn authorize(&self, user: &User, attributes: &wharf_auth::Attributes) -> Decision {

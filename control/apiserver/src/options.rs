@@ -2,6 +2,8 @@
 //!
 //! Source: `k8s.io/apimachinery/pkg/apis/meta/internalversion/validation` and `meta/v1/validation`.
 
+use serde_json::{Value, json};
+use wharf_admission::Operation;
 use wharf_machinery::selector::{FieldSelector, LabelSelector};
 use wharf_registry::Row;
 use wharf_store::Revision;
@@ -198,6 +200,27 @@ impl WriteOptions {
         refuse(kind, errors)?;
         Ok(Self { dry_run: !query.all("dryRun").is_empty(), validation })
     }
+}
+
+/// The options of a write as admission sees them: of a patch, those of the create or update that it comes to. A DELETE's are
+/// in its body.
+pub fn admitted(query: &Query, operation: Operation) -> Option<Value> {
+    let kind = match operation {
+        Operation::Create => "CreateOptions",
+        Operation::Update => "UpdateOptions",
+        Operation::Delete | Operation::Connect => return None,
+    };
+    let mut options = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+    let dry_run = query.all("dryRun");
+    if !dry_run.is_empty() {
+        options["dryRun"] = json!(dry_run);
+    }
+    for name in ["fieldManager", "fieldValidation"] {
+        if let Some(value) = query.get(name).filter(|value| !value.is_empty()) {
+            options[name] = json!(value);
+        }
+    }
+    Some(options)
 }
 
 fn dry_run_errors(values: &[String]) -> field::Errors {

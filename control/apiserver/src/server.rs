@@ -207,7 +207,11 @@ impl ApiServer {
 
     /// Where a row's objects are; none if it is not served yet.
     pub fn collection(&self, row: &Row) -> Option<Arc<Collection>> {
-        self.collections.load().get(&row.gvr).cloned()
+        self.collection_of(&row.gvr)
+    }
+
+    pub fn collection_of(&self, gvr: &Gvr) -> Option<Arc<Collection>> {
+        self.collections.load().get(gvr).cloned()
     }
 
     /// Has requests recorded from now on; the first call counts.

@@ -73,6 +73,11 @@ impl Collection {
     }
 
     /// How many objects there are.
+    /// The revision of the last change to any of the objects.
+    pub fn changed(&self) -> Revision {
+        self.state.read().last
+    }
+
     pub fn len(&self) -> usize {
         self.state.read().objects.len()
     }

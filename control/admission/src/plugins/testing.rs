@@ -46,6 +46,10 @@ impl Reader for Cluster {
         objects.iter().filter(|(of, object)| of == gvr && held(object)).map(|(_, object)| object.clone_box()).collect()
     }
 
+    fn revision(&self, gvr: &Gvr) -> u64 {
+        self.objects.lock().iter().filter(|(of, _)| of == gvr).count() as u64
+    }
+
     async fn authorize(&self, user: &User, asked: &Asked) -> Decision {
         let Asked { verb, group, resource, subresource, name, .. } = asked;
         let resource = if subresource.is_empty() { resource.clone() } else { format!("{resource}/{subresource}") };
@@ -79,6 +83,10 @@ impl Classes {
 
 #[async_trait]
 impl Reader for Classes {
+    fn revision(&self, _gvr: &Gvr) -> u64 {
+        0
+    }
+
     async fn authorize(&self, _user: &User, _asked: &Asked) -> Decision {
         Decision::NoOpinion(String::new())
     }
@@ -112,6 +120,8 @@ pub fn write(operation: Operation, resource: &str, object: impl KubeObject) -> A
         old: None,
         user: User::new("jane", &[]),
         dry_run: false,
+        options: None,
+        reinvocation: Default::default(),
     }
 }
 

@@ -97,6 +97,7 @@ pub async fn delete_object(call: &mut Call, options: &DeleteOptions) -> Result<O
         let old = call.decode(&entry)?;
         check_preconditions(&call.row, old.meta(), options)?;
         let mut write = call.attributes(Operation::Delete, None, Some(old), dry_run);
+        write.options = serde_json::to_value(options).ok();
         call.admit(&mut write).await?;
         call.validate(&write).await?;
         let Some(old) = write.old else { return Err(ApiError::internal("the object to delete is gone")) };

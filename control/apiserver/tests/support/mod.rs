@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each suite uses a part of it")]
 
+pub mod webhook;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,0 +1,136 @@
+//! Admission webhooks: who is asked, what is sent, and what an answer comes to.
+//!
+//! ```text
+//! configurations ──(only when one changes)──► Index ──► Matcher ──► Review ──► Client ──► Verdict
+//! ```
+//!
+//! Source: `k8s.io/apiserver/pkg/admission/plugin/webhook`. The plugins that walk the index are in `plugins`.
+//! Invariants: a write that no webhook is about costs a comparison of revisions and of rules; connections are kept and shared
+//! by webhooks of the same authority; a configuration counts from the moment that its write is acknowledged.
+
+mod client;
+mod index;
+mod review;
+mod tls;
+
+pub use client::Clients;
+pub use index::{Hook, Index};
+pub use review::Review;
+
+use serde_json::Value;
+use wharf_types::ApiError;
+use wharf_types::meta::Status;
+
+use crate::subject::Subject;
+use crate::{Attributes, Notes, Reader};
+
+/// Why a webhook's answer, or the lack of one, is not a yes.
+#[derive(Debug)]
+pub enum Refusal {
+    /// It could not be asked, or made no sense: the failure policy decides.
+    Failed(String),
+    /// It said no, or this server did in its stead.
+    Denied(ApiError),
+}
+
+impl Refusal {
+    /// As the client is told, unless the webhook's failure is ignored.
+    pub fn into_error(self, hook: &Hook) -> ApiError {
+        match self {
+            Refusal::Failed(why) => ApiError::internal(format!("failed calling webhook {:?}: {why}", hook.name)),
+            Refusal::Denied(error) => error,
+        }
+    }
+}
+
+/// Calls one webhook that the write matches. Returns the patch that it asks for.
+pub async fn call(
+    hook: &Hook,
+    clients: &Clients,
+    (write, subject): (&Attributes, &Subject),
+    cluster: &dyn Reader,
+    notes: &mut Notes,
+) -> Result<Option<Value>, Refusal> {
+    if write.dry_run && !matches!(hook.side_effects.as_str(), "None" | "NoneOnDryRun") {
+        let why = format!("admission webhook {:?} does not support dry run", hook.name);
+        return Err(Refusal::Denied(ApiError::bad_request(why)));
+    }
+    let review = Review::new(hook, write, subject)
+        .map_err(|why| Refusal::Failed(format!("could not create admission objects: {why}")))?;
+    let body = clients.call(hook, cluster, review.bytes()).await;
+    let body = body.map_err(|error| Refusal::Failed(format!("failed to call webhook: {error}")))?;
+    let response = review.read(&body).map_err(|error| Refusal::Failed(error.to_string()))?;
+    for (key, value) in response.audit_annotations {
+        notes.audit_annotations.insert(format!("{}/{key}", hook.name), value);
+    }
+    notes.warnings.extend(response.warnings);
+    if !response.allowed {
+        return Err(Refusal::Denied(denied(&hook.name, response.result.unwrap_or_default())));
+    }
+    Ok(response.patch)
+}
+
+/// The webhook's own status, in words that name it (`ToStatusErr`).
+fn denied(hook: &str, status: Status) -> ApiError {
+    let by = format!("admission webhook {hook:?} denied the request");
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let reason = given(&status.reason);
+    let message = match given(&status.message).or_else(|| reason.clone()) {
+        Some(why) => format!("{by}: {why}"),
+        None => format!("{by} without explanation"),
+    };
+    let code = status.code.and_then(|code| u16::try_from(code).ok()).filter(|code| *code >= 400).unwrap_or(400);
+    let mut error = ApiError::new(code, known(reason.as_deref().unwrap_or_default()), message);
+    error.details = status.details.map(Box::new);
+    error
+}
+
+/// Reasons that a status may have: upstream's.
+const REASONS: &[&str] = &[
+    "AlreadyExists",
+    "BadRequest",
+    "Conflict",
+    "Expired",
+    "Forbidden",
+    "Gone",
+    "InternalError",
+    "Invalid",
+    "MethodNotAllowed",
+    "NotAcceptable",
+    "NotFound",
+    "RequestEntityTooLarge",
+    "ServerTimeout",
+    "ServiceUnavailable",
+    "StoreReadError",
+    "Timeout",
+    "TooManyRequests",
+    "Unauthorized",
+    "UnsupportedMediaType",
+];
+
+/// A reason that nobody knows is left out: the message has it where it is all there is.
+fn known(reason: &str) -> &'static str {
+    REASONS.iter().find(|known| **known == reason).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(status: serde_json::Value, expected: (u16, &str, &str)) {
+        let error = denied("a.example.com", serde_json::from_value(status).expect("a status"));
+        assert_eq!((error.code, error.reason, error.message.as_str()), expected);
+    }
+
+    #[test]
+    fn a_denial_names_the_webhook_and_keeps_its_words() {
+        let by = "admission webhook \"a.example.com\" denied the request";
+        check(serde_json::json!({}), (400, "", &format!("{by} without explanation")));
+        check(
+            serde_json::json!({"message": "no", "code": 403, "reason": "Forbidden"}),
+            (403, "Forbidden", &format!("{by}: no")),
+        );
+        check(serde_json::json!({"reason": "Odd", "code": 200}), (400, "", &format!("{by}: Odd")));
+    }
+}
