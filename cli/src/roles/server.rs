@@ -12,6 +12,8 @@ use rand::{RngCore, SeedableRng};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
+use wharf_apiserver::aggregate::FrontProxy;
+use wharf_apiserver::aggregate::availability::{self, Authorities};
 use wharf_apiserver::allocate::Allocators;
 use wharf_apiserver::allocate::service::{Cidr, NODE_PORTS, Services};
 use wharf_apiserver::{ApiServer, NodeClient, bootstrap, definitions, encryption, listen, policy};
@@ -130,7 +132,8 @@ pub async fn start(data: &DataDir, args: &ServerArgs, cancel: CancellationToken)
     let pki = Arc::new(Pki::open(&data.pki(), now).context("open the cluster's authority")?);
     let (service_ip, dns_ip) =
         (args.service_cidr.address(API_PLACE).into(), args.service_cidr.address(DNS_PLACE).into());
-    let api = api_server(args, table, cache, &pki, now).await?;
+    let front_proxy = Pki::open(&data.pki().join("front-proxy"), now).context("open the front proxy's authority")?;
+    let api = api_server(args, table, cache, &pki, &front_proxy, now).await?;
     if let Some((auditor, sender)) = audit::open(&args.audit).await? {
         api.audit_to(auditor);
         if let Some(sender) = sender {
@@ -139,18 +142,21 @@ pub async fn start(data: &DataDir, args: &ServerArgs, cancel: CancellationToken)
     }
     let leaf =
         pki.api_server(&ServerNames::api_server(service_ip, Some(&process::hostname()?), &names(args, address)), now)?;
-    let listener = listen::Listener::new(listener, listen::tls(&pki, &leaf)?)?;
+    let tls = listen::tls_trusting(&[&pki, &front_proxy], &leaf)?;
+    let listener = listen::Listener::new(listener, tls)?.with_front_proxies(&front_proxy)?;
     let (serving, until) = (api.clone(), cancel.clone());
     tasks.spawn(async move { listener.run(serving, until).await });
 
     let url = format!("https://{}", reachable(address));
     Kubeconfig::ensure_admin(&data.kubeconfig(), &pki, &url, now).context("write the admin's kubeconfig")?;
+    let authorities = Authorities { clients: pki.ca_pem().to_owned(), front_proxy: front_proxy.ca_pem().to_owned() };
     let mut running = Running { pki, url, kubeconfig: data.kubeconfig(), dns_ip, api, store, feed, tasks };
     let location = bootstrap::Location { service_ip, listener: reachable(address) };
     bootstrap::ensure(&running.api, location).await.context("write the objects every cluster has")?;
     policy::ensure(&running.api).await.context("write the roles every cluster has")?;
     running.tasks.spawn(bootstrap::keep(running.api.clone(), location, cancel.clone()));
     running.tasks.spawn(definitions::run(running.api.clone(), cancel.clone()));
+    running.tasks.spawn(availability::keep(running.api.clone(), authorities, cancel.clone()));
     Ok(with_loops(running, args, cancel))
 }
 
@@ -206,8 +212,10 @@ async fn api_server(
     table: Arc<Table>,
     cache: Arc<Cache>,
     pki: &Pki,
+    front_proxy: &Pki,
     now: Timestamp,
 ) -> Result<Arc<ApiServer>> {
+    let (chain, key) = front_proxy.client(&Identity::new("front-proxy-client", &[]), now)?.chain()?;
     let services = Services::new(args.service_cidr, NODE_PORTS, Box::new(rand::rngs::StdRng::from_os_rng()));
     let mut allocators = Allocators::default();
     let gvr = Gvr { group: "".into(), version: "v1".into(), resource: "services".into() };
@@ -224,6 +232,7 @@ async fn api_server(
         rbac: Some(rbac),
         allocators,
         nodes: Some(NodeClient::new(kubelet_tls(pki, now)?)),
+        front_proxy: Some(FrontProxy { chain, key }),
         clock: Arc::new(Timestamp::now),
     };
     ApiServer::new(options).await.context("load the API server's collections")

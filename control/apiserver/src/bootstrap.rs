@@ -111,7 +111,7 @@ pub async fn keep(server: Arc<ApiServer>, at: Location, cancel: CancellationToke
 }
 
 /// Something happened to an object of the kind; what, is for [`ensure`] to see.
-fn pokes<K>(api: Api<K>, config: watcher::Config) -> BoxStream<'static, ()>
+pub(crate) fn pokes<K>(api: Api<K>, config: watcher::Config) -> BoxStream<'static, ()>
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
@@ -125,7 +125,7 @@ where
 }
 
 /// Creates the object, or replaces one that is not as wanted.
-async fn settle<K>(api: &Api<K>, wanted: K, same: impl Fn(&K, &K) -> bool) -> Result<(), Error>
+pub(crate) async fn settle<K>(api: &Api<K>, wanted: K, same: impl Fn(&K, &K) -> bool) -> Result<(), Error>
 where
     K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + Debug,
 {

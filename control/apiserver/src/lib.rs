@@ -4,6 +4,7 @@
 //! decode → admission → commit → reply. Nothing but this crate touches the store.
 //! Absent on purpose: knowledge of kinds (the registry's strategies have it), decoding to serve a read.
 
+pub mod aggregate;
 pub mod allocate;
 pub mod audit;
 mod body;

@@ -18,7 +18,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -26,7 +28,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use wharf_auth::{Leaf, PeerCertificates, Pki, pki};
+use wharf_auth::{FrontProxyCertificates, Leaf, PeerCertificates, Pki, pki};
 
 use crate::reply::Body;
 use crate::server::ApiServer;
@@ -37,8 +39,9 @@ pub const MAX_CONNECTIONS: usize = 12_000;
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Upstream's `ReadHeaderTimeout`.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(32);
-/// HTTP/2 requests at a time on one connection, watches among them.
-pub const MAX_STREAMS: u32 = 250;
+/// HTTP/2 requests at a time on one connection, watches among them: what upstream's server has where no flag says otherwise.
+/// Clients open another connection for more.
+pub const MAX_STREAMS: u32 = 100;
 /// All headers of one request together.
 pub const MAX_HEADER_BYTES: usize = 64 << 10;
 pub const MAX_HEADERS: usize = 200;
@@ -79,9 +82,16 @@ pub struct RemoteAddress(pub SocketAddr);
 
 /// TLS as the API server speaks it, with `leaf` as its certificate.
 pub fn tls(pki: &Pki, leaf: &Leaf) -> Result<Arc<ServerConfig>, Error> {
+    tls_trusting(&[pki], leaf)
+}
+
+/// The same, for clients of several authorities.
+pub fn tls_trusting(authorities: &[&Pki], leaf: &Leaf) -> Result<Arc<ServerConfig>, Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
-    roots.add(pki.ca_der()?)?;
+    for authority in authorities {
+        roots.add(authority.ca_der()?)?;
+    }
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .allow_unauthenticated()
         .build()?;
@@ -99,6 +109,8 @@ pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     tls: TlsAcceptor,
+    /// Tells front proxies from other clients.
+    front_proxies: Option<Arc<dyn ClientCertVerifier>>,
     permits: Arc<Semaphore>,
 }
 
@@ -106,7 +118,17 @@ impl Listener {
     /// Takes a socket that is bound already, so that its owner chooses the address and knows the port.
     pub fn new(socket: TcpListener, tls: Arc<ServerConfig>) -> Result<Self, Error> {
         let address = socket.local_addr().map_err(Error::Address)?;
-        Ok(Self { socket, address, tls: tls.into(), permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)) })
+        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        Ok(Self { socket, address, tls: tls.into(), front_proxies: None, permits })
+    }
+
+    /// Whoever shows a certificate of this authority is a front proxy, and no client. TLS must let it in.
+    pub fn with_front_proxies(mut self, authority: &Pki) -> Result<Self, Error> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.ca_der()?)?;
+        self.front_proxies = Some(WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?);
+        Ok(self)
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -123,7 +145,8 @@ impl Listener {
                 () = cancel.cancelled() => break,
                 Some(_) = connections.join_next() => {}
                 (stream, peer, permit) = self.accept() => {
-                    let connection = Connection { server: server.clone(), http: http.clone(), peer, permit };
+                    let (server, http, front_proxies) = (server.clone(), http.clone(), self.front_proxies.clone());
+                    let connection = Connection { server, http, peer, front_proxies, permit };
                     connections.spawn(connection.serve(self.tls.clone(), stream, graceful.watcher()));
                 }
             }
@@ -157,20 +180,21 @@ struct Connection {
     server: Arc<ApiServer>,
     http: Arc<auto::Builder<TokioExecutor>>,
     peer: SocketAddr,
+    front_proxies: Option<Arc<dyn ClientCertVerifier>>,
     /// Held for as long as the connection lives.
     permit: OwnedSemaphorePermit,
 }
 
 impl Connection {
     async fn serve(self, tls: TlsAcceptor, stream: TcpStream, watcher: Watcher) {
-        let Self { server, http, peer, permit } = self;
+        let Self { server, http, peer, front_proxies, permit } = self;
         let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tls, stream)).await {
             Ok(Ok(Some(stream))) => stream,
             Ok(Ok(None)) => return,
             Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake"),
             Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
         };
-        let chain = stream.get_ref().1.peer_certificates().map(|chain| PeerCertificates(chain.to_vec().into()));
+        let chain = stream.get_ref().1.peer_certificates().map(|chain| Shown::of(chain, front_proxies.as_deref()));
         let service = service_fn(move |request: Request<Incoming>| {
             let (server, chain) = (server.clone(), chain.clone());
             async move { Ok::<Response<Body>, Infallible>(server.handle(annotate(request, peer, chain)).await) }
@@ -201,11 +225,30 @@ async fn handshake(
     tls.accept(stream).await.map(Some)
 }
 
-fn annotate(request: Request<Incoming>, peer: SocketAddr, chain: Option<PeerCertificates>) -> Request<Body> {
+/// A verified chain, by who it makes the peer.
+#[derive(Clone)]
+enum Shown {
+    Client(PeerCertificates),
+    FrontProxy(FrontProxyCertificates),
+}
+
+impl Shown {
+    fn of(chain: &[CertificateDer<'static>], front_proxies: Option<&dyn ClientCertVerifier>) -> Self {
+        let held = || chain.to_vec().into();
+        let front = front_proxies.zip(chain.split_first()).is_some_and(|(verifier, (leaf, rest))| {
+            verifier.verify_client_cert(leaf, rest, UnixTime::now()).is_ok()
+        });
+        if front { Shown::FrontProxy(FrontProxyCertificates(held())) } else { Shown::Client(PeerCertificates(held())) }
+    }
+}
+
+fn annotate(request: Request<Incoming>, peer: SocketAddr, chain: Option<Shown>) -> Request<Body> {
     let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
     request.extensions_mut().insert(RemoteAddress(peer));
-    if let Some(chain) = chain {
-        request.extensions_mut().insert(chain);
+    match chain {
+        Some(Shown::Client(chain)) => drop(request.extensions_mut().insert(chain)),
+        Some(Shown::FrontProxy(chain)) => drop(request.extensions_mut().insert(chain)),
+        None => {}
     }
     request
 }

@@ -1,7 +1,7 @@
 //! Which representation a reply takes: the client's `Accept` against what is served.
 //!
 //! Source: `k8s.io/apiserver/pkg/endpoints/handlers/negotiation`. Protobuf is served for
-//! objects and lists of built-in kinds as they are; Tables and metadata come as JSON, which clients list after it.
+//! objects and lists of built-in kinds, and for the metadata of all; Tables come as text, which clients list after it.
 
 use http::{HeaderMap, header};
 use wharf_machinery::protobuf;
@@ -101,7 +101,7 @@ impl Clause {
         let encoding = match self.media_type.as_str() {
             "*/*" | "application/*" | "application/json" => Encoding::Json,
             "application/yaml" if place != Place::Stream => Encoding::Yaml,
-            protobuf::MEDIA_TYPE if self.parameter("as").is_empty() => Encoding::Protobuf,
+            protobuf::MEDIA_TYPE if self.parameter("as") != "Table" => Encoding::Protobuf,
             _ => return None,
         };
         let form = match (self.parameter("as"), self.parameter("g"), self.parameter("v")) {
@@ -165,7 +165,7 @@ mod tests {
         check(
             "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
             Place::Whole,
-            Some((Json, Form::Partial)),
+            Some((Protobuf, Form::Partial)),
         );
         check("application/json;q=0.5, application/yaml", Place::Whole, Some((Yaml, Form::Object)));
         check("*/*, application/yaml", Place::Whole, Some((Yaml, Form::Object)));

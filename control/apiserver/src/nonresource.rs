@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use wharf_types::ApiError;
 
+use crate::aggregate::Documents;
 use crate::discovery::aggregated::{self, Api};
-use crate::discovery::{self, Group, legacy};
+use crate::discovery::{self, Group, legacy, remote};
 use crate::health::Endpoint;
 use crate::metrics;
 use crate::reply::{self, Body};
@@ -39,8 +40,13 @@ async fn get(server: &Arc<ApiServer>, request: &Parts) -> Result<Option<Response
         [""] => Some(reply::json(StatusCode::OK, &json!({"paths": paths(&groups(server))}))),
         ["version"] => Some(reply::json(StatusCode::OK, &version::document())),
         ["metrics"] => Some(scrape(server, &request.headers).await?),
-        ["openapi", rest @ ..] => server.openapi.answer(server.table.all(), rest, request).await?,
-        ["api" | "apis", rest @ ..] => discover(&groups(server), segments[0] == "api", rest, request),
+        ["openapi", rest @ ..] => {
+            server.openapi.answer(server.table.all(), &server.aggregator.schemas(), rest, request).await?
+        }
+        ["api" | "apis", rest @ ..] => {
+            let (core, remotes) = (segments[0] == "api", server.aggregator.documents());
+            discover(&groups(server), &remotes, core, rest, request)
+        }
         _ => None,
     })
 }
@@ -50,16 +56,22 @@ fn groups(server: &ApiServer) -> Vec<Group> {
 }
 
 /// `rest` is what follows `/api` or `/apis`.
-fn discover(groups: &[Group], core: bool, rest: &[&str], request: &Parts) -> Option<Response<Body>> {
+fn discover(
+    groups: &[Group],
+    remotes: &Documents,
+    core: bool,
+    rest: &[&str],
+    request: &Parts,
+) -> Option<Response<Body>> {
     let group = |name: &str| groups.iter().find(|group| group.name == name);
     let version = |group: Option<&Group>, name: &str| {
         let mut versions = group?.versions.iter();
         versions.find(|version| version.group_version.version == name).map(legacy::resources)
     };
     let document = match (core, rest) {
-        (_, []) => return Some(roots(groups, core, request)),
+        (_, []) => return Some(roots(groups, remotes, core, request)),
         (true, [name]) => version(group(""), name)?,
-        (false, [name]) => legacy::group(group(name)?),
+        (false, [name]) => remote::group(group(name), remotes, name)?,
         (false, [name, of]) => version(group(name), of)?,
         _ => return None,
     };
@@ -67,12 +79,22 @@ fn discover(groups: &[Group], core: bool, rest: &[&str], request: &Parts) -> Opt
 }
 
 /// `/api` and `/apis`, in the form that the client asks for.
-fn roots(groups: &[Group], core: bool, request: &Parts) -> Response<Body> {
+fn roots(groups: &[Group], remotes: &Documents, core: bool, request: &Parts) -> Response<Body> {
     let accept = request.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let mut response = match Api::accepted(accept) {
-        Some(api) => kept(&aggregated::list(groups, core, api), api.content_type(), &request.headers),
+        Some(api) => {
+            let mut document = aggregated::list(groups, core, api);
+            if !core {
+                remote::add_aggregated(&mut document, remotes);
+            }
+            kept(&document, api.content_type(), &request.headers)
+        }
         None if core => reply::json(StatusCode::OK, &legacy::core(groups, address(request))),
-        None => reply::json(StatusCode::OK, &legacy::list(groups)),
+        None => {
+            let mut document = legacy::list(groups);
+            remote::add_groups(&mut document, remotes);
+            reply::json(StatusCode::OK, &document)
+        }
     };
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
     response

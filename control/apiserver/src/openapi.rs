@@ -15,7 +15,7 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::{Mutex, OnceCell};
 use wharf_machinery::openapi::{self, Definitions, V2_PROTOBUF, V2_PROTOBUF_ACCEPTED};
 use wharf_registry::{Row, Subresource};
@@ -39,6 +39,8 @@ pub struct Documents {
 struct Built {
     rows: Vec<Arc<Row>>,
     index: Document,
+    /// The index before it is packed, for adding other servers' documents.
+    paths: Value,
     /// By path below `/openapi/v3/`.
     v3: BTreeMap<String, Document>,
     v2: OnceCell<Two>,
@@ -95,6 +97,7 @@ impl Documents {
     pub async fn answer(
         &self,
         rows: Vec<Arc<Row>>,
+        others: &[(String, String)],
         rest: &[&str],
         request: &Parts,
     ) -> Result<Option<Response<Body>>, ApiError> {
@@ -108,6 +111,10 @@ impl Documents {
         let document = match rest {
             ["v2"] if form == Form::Protobuf => &built.v2().await?.protobuf,
             ["v2"] => &built.v2().await?.json,
+            ["v3"] if !others.is_empty() => {
+                let index = Document::json(&with_others(built.paths.clone(), others));
+                return Ok(Some(index.reply(&request.headers)));
+            }
             ["v3"] => &built.index,
             [_, path @ ..] => match built.v3.get(&path.join("/")) {
                 Some(document) => return Ok(Some(by_hash(document, request))),
@@ -159,8 +166,17 @@ fn build(rows: Vec<Arc<Row>>) -> Built {
     let index =
         openapi::v3_index(versions.iter().zip(&documents).map(|(version, held)| (*version, held.hash.as_str())));
     let v3 = versions.iter().map(|version| openapi::v3_path(version)).zip(documents).collect();
-    let index = Document::json(&index);
-    Built { rows, index, v3, v2: OnceCell::new() }
+    let paths = index;
+    let index = Document::json(&paths);
+    Built { rows, index, paths, v3, v2: OnceCell::new() }
+}
+
+/// The index with other servers' documents, by path and hash.
+fn with_others(mut index: Value, others: &[(String, String)]) -> Value {
+    for (path, hash) in others {
+        index["paths"][path] = json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")});
+    }
+    index
 }
 
 /// A document asked for by its hash may be kept for good; one asked for by another has moved.

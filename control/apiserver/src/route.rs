@@ -1,8 +1,7 @@
 //! From a path to a row, a subresource and the verb's code.
 //!
 //! [`verbs`] is the one list of what is served; discovery reads it too. Requests that are handed on (`proxy`,
-//! `exec`, …) are routed here and answered by [`crate::connect`]. Absent until their issue comes: `token`, `resize`,
-//! `ephemeralcontainers`.
+//! `exec`, …) are routed here and answered by [`crate::connect`]. Absent until its issue comes: `token`.
 
 use std::sync::Arc;
 
@@ -40,6 +39,7 @@ pub fn verbs(row: &Row, subresource: Option<Subresource>) -> &'static [Verb] {
         None if row.gvr.resource == "namespaces" && row.gvr.group.is_empty() => NAMESPACES,
         None => ALL,
         Some(Subresource::Status | Subresource::Scale | Subresource::Approval) => VIEW,
+        Some(Subresource::EphemeralContainers | Subresource::Resize) => VIEW,
         Some(Subresource::Binding | Subresource::Eviction) => &[Verb::Create],
         Some(Subresource::Finalize) => &[Verb::Update],
         Some(Subresource::Log) => &[Verb::Get],
@@ -125,6 +125,13 @@ fn check_segment(name: &str) -> Result<(), ApiError> {
 pub async fn dispatch(call: &mut Call, verb: Verb, body: Bytes) -> Result<Reply, ApiError> {
     match (call.subresource, verb) {
         (None | Some(Subresource::Status | Subresource::Approval), Verb::Get) => get::get(call).await,
+        (Some(Subresource::EphemeralContainers | Subresource::Resize), Verb::Get) => get::get(call).await,
+        (Some(part @ (Subresource::EphemeralContainers | Subresource::Resize)), Verb::Update) => {
+            update::update(call, Rules::Of(part), body).await
+        }
+        (Some(part @ (Subresource::EphemeralContainers | Subresource::Resize)), Verb::Patch) => {
+            patch::patch(call, Rules::Of(part), body).await
+        }
         (None, Verb::List) => list::list(call).await,
         (None, Verb::Watch) => watch::watch(call).await,
         (None, Verb::Create) => create::create(call, body).await,

@@ -26,6 +26,7 @@ use wharf_cache::{Cache, Collection};
 use wharf_registry::{Row, Table};
 use wharf_types::{ApiError, Gvr};
 
+use crate::aggregate::{Aggregator, FrontProxy};
 use crate::allocate::Allocators;
 use crate::audit::{Annotations, Auditor, Trail};
 use crate::call::{Call, decode_stored};
@@ -71,6 +72,8 @@ pub struct Options {
     pub allocators: Allocators,
     /// How nodes are called; none where nothing is streamed from them.
     pub nodes: Option<NodeClient>,
+    /// How this server shows itself to those that serve other groups; none where it shows nothing.
+    pub front_proxy: Option<FrontProxy>,
     pub clock: Clock,
 }
 
@@ -86,6 +89,7 @@ pub struct ApiServer {
     pub nodes: Option<NodeClient>,
     /// How pods and services are called for a `proxy`.
     pub outgoing: connect::Outgoing,
+    pub aggregator: Aggregator,
     pub clock: Clock,
     pub health: Health,
     pub metrics: Metrics,
@@ -118,7 +122,7 @@ struct InProcess(User);
 impl ApiServer {
     /// Loads every row's collection from the store. The cache must be running.
     pub async fn new(options: Options) -> Result<Arc<Self>, wharf_cache::Error> {
-        let Options { table, cache, admission, authenticator, authorizer, rbac, views, allocators, nodes, clock } =
+        let Options { table, cache, admission, authenticator, authorizer, rbac, views, allocators, nodes, front_proxy, clock } =
             options;
         let health = Health::default();
         // Named as upstream's, which monitoring asks for by name.
@@ -137,6 +141,7 @@ impl ApiServer {
             allocators,
             nodes,
             outgoing: connect::Outgoing::default(),
+            aggregator: Aggregator::new(front_proxy),
             clock,
             health,
             metrics: Metrics::default(),
@@ -305,16 +310,21 @@ impl ApiServer {
         place: Option<InFlight>,
         trail: &mut Option<Trail>,
     ) -> Result<Response<Body>, ApiError> {
-        let Incoming { parts, body, query, .. } = incoming;
+        let Incoming { mut parts, body, query, .. } = incoming;
+        if let Some(remote) = self.aggregator.find(self, info) {
+            return self.aggregator.pass(self, remote, parts, body, &user).await;
+        }
         let Target::Resource(resource) = &info.target else {
             return nonresource::answer(self, &parts).await?.ok_or_else(ApiError::no_such_path);
         };
         if connect::serves(resource) {
             return connect::answer(self, parts, body, query, info, resource, user).await;
         }
+        let watcher = connect::websocket::Watcher::of(&mut parts, info)?;
         let call = self.call(parts, query, info, resource, user)?;
         if !info.verb.mutates() {
-            return run(call, info.verb, Bytes::new(), place).await;
+            let answer = run(call, info.verb, Bytes::new(), place).await?;
+            return Ok(watcher.into_iter().fold(answer, |answer, watcher| watcher.answer(answer)));
         }
         // The body comes at its client's pace; only what follows is nobody's to break off.
         let bytes = crate::body::read(body).await?;

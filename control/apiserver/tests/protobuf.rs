@@ -48,6 +48,34 @@ async fn refusals_and_options_are_protobuf_too() {
 }
 
 #[tokio::test]
+async fn metadata_alone_is_protobuf_too() {
+    let api = Api::with_namespace().await;
+    let mut map = config_map("a", &json!({"k": "v"}));
+    map["metadata"]["labels"] = json!({"x": "y"});
+    api.post(CONFIG_MAPS, &map).await.expect(201);
+    let accept = |kind: &str| {
+        format!("{MEDIA_TYPE};as={kind};g=meta.k8s.io;v=v1, application/json;as={kind};g=meta.k8s.io;v=v1")
+    };
+    let list = api.get_as(CONFIG_MAPS, &accept("PartialObjectMetadataList")).await;
+    assert_eq!(list.headers["content-type"], MEDIA_TYPE);
+    let list = read(&list.bytes);
+    assert_eq!((&list["kind"], &list["apiVersion"]), (&json!("PartialObjectMetadataList"), &json!("meta.k8s.io/v1")));
+    assert_eq!(list["items"][0]["metadata"]["labels"], json!({"x": "y"}));
+    let one = read(&api.get_as(&format!("{CONFIG_MAPS}/a"), &accept("PartialObjectMetadata")).await.bytes);
+    assert_eq!((&one["kind"], &one["data"]), (&json!("PartialObjectMetadata"), &Value::Null));
+    let as_table = format!("{MEDIA_TYPE};as=Table;g=meta.k8s.io;v=v1");
+    assert_eq!(api.get_as(CONFIG_MAPS, &as_table).await.code, 406);
+    let watched = format!("{MEDIA_TYPE};stream=watch;as=PartialObjectMetadata;g=meta.k8s.io;v=v1");
+    let request = http::Request::get(format!("{CONFIG_MAPS}?watch=1")).header("accept", watched);
+    let response = api.send(request.body(support::empty()).unwrap()).await;
+    assert_eq!(response.headers()["content-type"], STREAM_MEDIA_TYPE);
+    let frame = response.into_body().frame().await.unwrap().unwrap().into_data().unwrap();
+    let at = frame.windows(4).position(|part| part == protobuf::MAGIC).expect("an object");
+    let seen = read(&frame[at..]);
+    assert_eq!((&seen["kind"], &seen["metadata"]["name"]), (&json!("PartialObjectMetadata"), &json!("a")));
+}
+
+#[tokio::test]
 async fn a_watch_frames_objects_and_bookmarks() {
     let api = Api::with_namespace().await;
     api.post(CONFIG_MAPS, &config_map("a", &json!({"k": "v"}))).await.expect(201);

@@ -27,6 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Running {
     pki: Pki,
+    front: Pki,
     address: SocketAddr,
     cancel: CancellationToken,
     task: tokio::task::JoinHandle<()>,
@@ -45,11 +46,13 @@ async fn start() -> Running {
     let names = ServerNames::api_server([127, 96, 0, 1].into(), None, &[]);
     let leaf = pki.api_server(&names, now()).expect("server certificate");
     let socket = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-    let listener = Listener::new(socket, listen::tls(&pki, &leaf).expect("TLS")).expect("listener");
+    let front = Pki::open(&directory.path().join("front"), now()).expect("PKI");
+    let tls = listen::tls_trusting(&[&pki, &front], &leaf).expect("TLS");
+    let listener = Listener::new(socket, tls).expect("listener").with_front_proxies(&front).expect("front proxies");
     let (address, cancel) = (listener.address(), CancellationToken::new());
     let server = support::server().await;
     let task = tokio::spawn(listener.run(server.clone(), cancel.clone()));
-    Running { pki, address, cancel, task, _server: server, _directory: directory }
+    Running { pki, front, address, cancel, task, _server: server, _directory: directory }
 }
 
 struct Client {
@@ -134,6 +137,32 @@ async fn a_client_is_who_its_certificate_says() {
 }
 
 #[tokio::test]
+async fn a_front_proxy_is_believed_what_it_says_of_its_user() {
+    let running = start().await;
+    let ask = async |identity: &Identity, headers: &[(&str, &str)]| {
+        let stream = CLIENT.connect(&running, Some((&running.front, identity))).await.expect("connect");
+        let (mut send, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
+        tokio::spawn(connection);
+        let mut request = Request::get("https://kubernetes.default.svc/metrics");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = send.send_request(request.body(Empty::<Bytes>::new()).expect("request"));
+        tokio::time::timeout(PATIENCE, answer).await.expect("in time").expect("an answer").status().as_u16()
+    };
+    let proxy = Identity::new("front-proxy-client", &["system:masters"]);
+    let (root, jane) = ([("x-remote-user", "root"), ("x-remote-group", "system:masters")], [("x-remote-user", "jane")]);
+    assert_eq!(ask(&proxy, &root).await, 200);
+    assert_eq!(ask(&proxy, &jane).await, 403);
+    assert_eq!(ask(&proxy, &[]).await, 401, "it is no client itself");
+    assert_eq!(ask(&Identity::new("other", &[]), &root).await, 401);
+    let admin = Identity::admin();
+    let client = CLIENT.get(&running, Some((&running.pki, &admin)), "/metrics").await;
+    assert_eq!(client, Ok(StatusCode::OK), "clients are who they were");
+}
+
+#[tokio::test]
 async fn a_certificate_of_another_authority_is_refused() {
     let running = start().await;
     let directory = tempfile::tempdir().expect("temporary directory");
@@ -177,4 +206,80 @@ async fn shutdown_ends_idle_connections_and_the_listener() {
     running.cancel.cancel();
     tokio::time::timeout(PATIENCE, running.task).await.expect("the listener ends").expect("and does not panic");
     TcpStream::connect(running.address).await.expect_err("nobody listens any more");
+}
+
+/// An HTTP/2 frame without flags but those given.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Says all of this over HTTP/2 and returns the frames of the answer until one of this kind: (kind, payload).
+async fn frames_until(running: &Running, bytes: &[u8], last: u8) -> Vec<(u8, Vec<u8>)> {
+    let identity = Identity::admin();
+    let mut stream = CLIENT.connect(running, Some((&running.pki, &identity))).await.expect("connect");
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("write");
+    stream.write_all(&frame(4, 0, 0, &[])).await.expect("write");
+    stream.write_all(bytes).await.expect("write");
+    stream.flush().await.expect("flush");
+    let mut frames = Vec::new();
+    let read = async {
+        loop {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).await.expect("a frame");
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut payload = vec![0; length as usize];
+            stream.read_exact(&mut payload).await.expect("its payload");
+            frames.push((head[3], payload));
+            if head[3] == last {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, read).await.expect("an answer in time");
+    frames
+}
+
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+
+#[tokio::test]
+async fn a_connection_has_as_many_streams_as_upstreams() {
+    let running = start().await;
+    let frames = frames_until(&running, &[], SETTINGS).await;
+    let (_, settings) = frames.last().expect("settings");
+    let streams = settings.chunks(6).find(|setting| setting[..2] == [0, 3]).expect("a limit of streams");
+    assert_eq!(streams[2..], listen::MAX_STREAMS.to_be_bytes());
+    assert_eq!(listen::MAX_STREAMS, 100);
+}
+
+#[tokio::test]
+async fn streams_that_are_opened_and_reset_at_once_end_the_connection() {
+    let running = start().await;
+    // GET https /, by the static table; then RST_STREAM with CANCEL.
+    let headers = [0x82, 0x87, 0x84, 0x41, 1, b'x'];
+    let pair = |index: u32| [frame(1, 5, 2 * index + 1, &headers), frame(3, 0, 2 * index + 1, &8_u32.to_be_bytes())].concat();
+    let attack: Vec<u8> = (0..2000).flat_map(pair).collect();
+    let frames = frames_until(&running, &attack, GOAWAY).await;
+    let (_, goodbye) = frames.last().expect("a goodbye");
+    assert_eq!(goodbye[4..8], 0xb_u32.to_be_bytes(), "ENHANCE_YOUR_CALM");
+    assert_eq!(CLIENT.get(&running, None, "/livez").await, Ok(StatusCode::OK), "others are served");
+}
+
+#[tokio::test]
+async fn headers_that_are_too_long_are_refused() {
+    let running = start().await;
+    let identity = Identity::admin();
+    let ask = async |length: usize| {
+        let client = Client { alpn: b"http/1.1", ..CLIENT };
+        let mut stream = client.connect(&running, Some((&running.pki, &identity))).await.expect("connect");
+        let request = format!("GET /livez HTTP/1.1\r\nHost: x\r\nX-Long: {}\r\nConnection: close\r\n\r\n", "x".repeat(length));
+        // The server may answer, and close, before it has read everything.
+        let _ = stream.write_all(request.as_bytes()).await;
+        let mut head = [0; 12];
+        let read = tokio::time::timeout(PATIENCE, stream.read_exact(&mut head)).await.expect("an answer in time");
+        read.map(|_| String::from_utf8_lossy(&head).into_owned()).unwrap_or_default()
+    };
+    assert_eq!(ask(1000).await, "HTTP/1.1 200");
+    assert_eq!(ask(2 * listen::MAX_HEADER_BYTES).await, "HTTP/1.1 431");
 }

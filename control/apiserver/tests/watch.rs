@@ -202,3 +202,46 @@ async fn every_watcher_sees_every_change_in_order() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_watch_can_be_had_over_a_websocket() {
+    use futures::StreamExt;
+    use tokio_tungstenite::tungstenite::{Error, Message, http};
+    let api = Api::with_namespace().await;
+    api.post(CONFIG_MAPS, &config_map("a", &json!({}))).await.expect(201);
+    let address = api.listen().await;
+    let open = async |query: &str| {
+        let request = http::Request::get(format!("ws://{address}{CONFIG_MAPS}?{query}"))
+            .header("host", "x")
+            .header("connection", "Upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+            .body(())
+            .unwrap();
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        tokio_tungstenite::client_async(request, stream).await
+    };
+    let (mut socket, _) = open("watch=1&timeoutSeconds=2").await.unwrap();
+    let next =
+        async |socket: &mut tokio_tungstenite::WebSocketStream<tokio::net::TcpStream>| match tokio::time::timeout(
+            support::DEADLINE,
+            socket.next(),
+        )
+        .await
+        .expect("a message in time")
+        {
+            Some(Ok(Message::Text(text))) => serde_json::from_str::<serde_json::Value>(&text).unwrap(),
+            Some(Ok(Message::Close(_))) | None => serde_json::Value::Null,
+            other => panic!("{other:?}"),
+        };
+    let added = next(&mut socket).await;
+    assert_eq!((&added["type"], &added["object"]["metadata"]["name"]), (&json!("ADDED"), &json!("a")));
+    api.delete(&format!("{CONFIG_MAPS}/a")).await.expect(200);
+    assert_eq!(next(&mut socket).await["type"], "DELETED");
+    assert!(next(&mut socket).await.is_null(), "the websocket ends with the watch");
+    match open("watch=1&labelSelector=a%20b").await {
+        Err(Error::Http(refused)) => assert_eq!(refused.status().as_u16(), 400),
+        other => panic!("{other:?}"),
+    }
+}

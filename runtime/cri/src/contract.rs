@@ -52,6 +52,9 @@ where
     a_sandbox_takes_its_containers_with_it(&factory().await).await;
     every_change_is_an_event(&factory().await).await;
     exec_needs_a_running_container(&factory().await).await;
+    streams_need_something_that_runs(&factory().await).await;
+    an_attach_ends_with_its_container(&factory().await).await;
+    a_closed_port_refuses(&factory().await).await;
 }
 
 impl Subject {
@@ -273,4 +276,45 @@ async fn exec_needs_a_running_container(subject: &Subject) {
     assert!(runtime.exec_sync(&id, vec!["true".into()], None).await.is_err());
     let unknown = runtime.exec_sync(&ContainerId("none".into()), vec!["true".into()], None).await;
     assert!(matches!(unknown, Err(Error::NotFound(_))), "{unknown:?}");
+}
+
+async fn streams_need_something_that_runs(subject: &Subject) {
+    let runtime = &subject.runtime;
+    let wanted = Wanted { stdout: true, ..Wanted::default() };
+    let sandbox = subject.sandbox("pod").await;
+    let id = subject.create(&sandbox, "c", 0, &subject.forever).await.unwrap();
+    assert!(runtime.exec(&id, vec!["true".into()], wanted.open().0).await.is_err());
+    assert!(runtime.attach(&id, wanted.open().0).await.is_err());
+    let none = ContainerId("none".into());
+    let unknown = runtime.exec(&none, vec!["true".into()], wanted.open().0).await;
+    assert!(matches!(unknown, Err(Error::NotFound(_))), "{unknown:?}");
+    assert!(matches!(runtime.attach(&none, wanted.open().0).await, Err(Error::NotFound(_))));
+    let nowhere = runtime.port_forward(&SandboxId("none".into()), 80).await;
+    assert!(matches!(nowhere, Err(Error::NotFound(_))), "{:?}", nowhere.err());
+    runtime.stop_sandbox(&sandbox).await.unwrap();
+    assert!(runtime.port_forward(&sandbox, 80).await.is_err(), "a stopped sandbox has no ports");
+}
+
+async fn an_attach_ends_with_its_container(subject: &Subject) {
+    let runtime = &subject.runtime;
+    let sandbox = subject.sandbox("pod").await;
+    let id = subject.start(&sandbox, "c", &subject.forever).await;
+    let (streams, mut ends) = Wanted { stdin: true, stdout: true, stderr: true, tty: false }.open();
+    let attached = runtime.attach(&id, streams);
+    let stop = async {
+        tokio::task::yield_now().await;
+        runtime.stop_container(&id, Duration::ZERO).await.unwrap();
+    };
+    let both = async { tokio::join!(attached, stop) };
+    let (attached, ()) = tokio::time::timeout(PATIENCE, both).await.expect("the attach ends");
+    // A container that has ended before the attach came refuses it; either way nothing is left open.
+    let _ = attached;
+    let end = tokio::time::timeout(PATIENCE, ends.stdout.as_mut().expect("stdout").recv()).await;
+    assert_eq!(end.expect("stdout ends"), None);
+}
+
+async fn a_closed_port_refuses(subject: &Subject) {
+    let sandbox = subject.sandbox("pod").await;
+    let refused = subject.runtime.port_forward(&sandbox, 1).await;
+    assert!(matches!(refused, Err(Error::Invalid(_))), "{:?}", refused.err());
 }

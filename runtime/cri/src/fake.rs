@@ -3,7 +3,7 @@
 //! Containers "run" by script: a table of [`Behaviour`]s by image says what each does; an image without a row runs until it is
 //! stopped. One value is both [`Runtime`] and [`Images`]. Time: stamps come from the clock given, delays from tokio's timer
 //! (which tests may pause). Invariant: it passes [`crate::contract::suite`].
-//! Absent on purpose: logs, exec output, and any task for a container that runs until it is stopped (ten thousand of them are a
+//! Absent on purpose: logs, and any task for a container that runs until it is stopped (ten thousand of them are a
 //! few megabytes).
 
 use std::collections::BTreeMap;
@@ -179,6 +179,21 @@ impl Inner {
             container.uid.clone()
         };
         self.events.pod(&uid);
+    }
+}
+
+/// The one port of a fake's pods on which nothing listens.
+pub const CLOSED_PORT: u16 = 1;
+const ECHO_BYTES: usize = 4096;
+
+/// Says on stdout what comes on stdin, to its end.
+async fn echo(streams: Streams) {
+    let Streams { stdin, stdout, .. } = streams;
+    let (Some(mut stdin), Some(stdout)) = (stdin, stdout) else { return };
+    while let Some(chunk) = stdin.recv().await {
+        if stdout.send(chunk).await.is_err() {
+            return;
+        }
     }
 }
 
@@ -403,6 +418,53 @@ impl Runtime for Fake {
             ContainerState::Running => Ok(ExecResult::default()),
             _ => Err(Error::Invalid(format!("container {id} is not running"))),
         }
+    }
+
+    /// Says its command, a word a line, then everything that it is told; `exit N` ends with that code.
+    async fn exec(&self, id: &ContainerId, command: Vec<String>, streams: Streams) -> Result<i32> {
+        self.exec_sync(id, command.clone(), None).await?;
+        if let Some(stdout) = &streams.stdout {
+            let said = command.iter().map(|word| format!("{word}\n")).collect::<String>();
+            let _ = stdout.send(said.into()).await;
+        }
+        echo(streams).await;
+        Ok(match command.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+            ["exit", code] => code.parse().unwrap_or(1),
+            _ => 0,
+        })
+    }
+
+    async fn attach(&self, id: &ContainerId, streams: Streams) -> Result<()> {
+        let ended = {
+            let state = self.0.state.lock();
+            let container = state.containers.get(id).ok_or_else(|| Error::NotFound(format!("container {id}")))?;
+            if container.status.state != ContainerState::Running {
+                return Err(Error::Invalid(format!("container {id} is not running")));
+            }
+            container.ended.clone().notified_owned()
+        };
+        tokio::select! {
+            () = echo(streams) => {}
+            () = ended => {}
+        }
+        Ok(())
+    }
+
+    /// A connection that says what is told to it.
+    async fn port_forward(&self, sandbox: &SandboxId, port: u16) -> Result<Box<dyn Connection>> {
+        if self.sandbox(sandbox).await?.state != SandboxState::Ready {
+            return Err(Error::Invalid(format!("sandbox {sandbox} is not running")));
+        }
+        if port == CLOSED_PORT {
+            return Err(Error::Invalid(format!("dial tcp4 127.0.0.1:{port}: connect: connection refused")));
+        }
+        let (near, far) = tokio::io::duplex(ECHO_BYTES);
+        tokio::spawn(async move {
+            let (mut read, mut write) = tokio::io::split(far);
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+            let _ = tokio::io::AsyncWriteExt::shutdown(&mut write).await;
+        });
+        Ok(Box::new(near))
     }
 
     fn events(&self) -> BoxStream<'static, RuntimeEvent> {

@@ -7,6 +7,7 @@
 pub mod contract;
 pub mod events;
 pub mod fake;
+pub mod streams;
 pub mod types;
 
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
+pub use streams::{Connection, Ends, Streams, TerminalSize, Wanted};
 pub use types::*;
 
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +86,14 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Runs a command in the container's place (its env, volumes, addresses) and waits for it.
     async fn exec_sync(&self, id: &ContainerId, command: Vec<String>, timeout: Option<Duration>) -> Result<ExecResult>;
+
+    /// Runs a command in the container's place with these streams, and returns its exit code. Dropping the future ends it.
+    async fn exec(&self, id: &ContainerId, command: Vec<String>, streams: Streams) -> Result<i32>;
+    /// Connects a running container's own streams until it, or who listens, ends. The end of stdin is the container's
+    /// only where it was made with `stdin_once`.
+    async fn attach(&self, id: &ContainerId, streams: Streams) -> Result<()>;
+    /// Connects to what listens on a port of the sandbox: on its loopback, else on its address.
+    async fn port_forward(&self, sandbox: &SandboxId, port: u16) -> Result<Box<dyn Connection>>;
 
     /// Container life-cycle events from now on. A subscriber that lags must re-list: the stream says so with `Resync`.
     fn events(&self) -> BoxStream<'static, RuntimeEvent>;

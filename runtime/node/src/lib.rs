@@ -7,7 +7,7 @@
 //! The node speaks to the cluster through a `kube::Client` with its own identity and through nothing else, so it joins any
 //! Kubernetes cluster. Invariants: decisions are pure functions ([`plan`], [`status`], [`admit`]); what runs is derived anew
 //! after a restart, and a finished container never runs twice; a pod event costs the same however many pods there are.
-//! Absent on purpose: eviction under pressure, ephemeral containers, in-place resize, exec/attach/port-forward (later).
+//! Absent on purpose: eviction under pressure, ephemeral containers, in-place resize.
 
 mod admit;
 pub mod backoff;

@@ -27,6 +27,8 @@ use crate::options::Capacity;
 const MAX_IMAGES: usize = 50;
 /// As upstream's `nodeLeaseDurationSeconds`.
 const LEASE_DURATION_S: i32 = 40;
+/// What the API server may count on: websockets come here as they are.
+const DECLARED_FEATURES: &[&str] = &["ExtendWebSocketsToKubelet"];
 pub const LEASE_NAMESPACE: &str = "kube-node-lease";
 
 /// What does not change while the node runs.
@@ -105,6 +107,7 @@ impl Identity {
                 .map(|port| NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(port) }) }),
             node_info: Some(self.info()),
             images: Some(shown_images(images)),
+            declared_features: Some(DECLARED_FEATURES.iter().map(|feature| (*feature).to_owned()).collect()),
             ..NodeStatus::default()
         }
     }

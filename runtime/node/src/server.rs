@@ -1,18 +1,20 @@
-//! The kubelet's HTTPS server (:10250): logs, pods, stats, metrics.
+//! The kubelet's HTTPS server (:10250): logs, exec, attach, port-forward, pods, stats, metrics.
 //!
 //! Only clients of the cluster's authority get in, and of those only the API server and administrators
 //! (`system:apiserver`, `system:masters`). Paths and replies are the kubelet's, so any API server can use them.
-//! Absent on purpose: exec, attach, port-forward (later), anonymous health checks.
+//! Absent on purpose: anonymous health checks.
+
+mod streaming;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -35,6 +37,7 @@ use crate::names;
 use crate::options::{ServerOptions, ServerTls};
 use crate::pods::Pods;
 use crate::worker::Snapshot;
+use streaming::Sessions;
 
 const MAX_CONNECTIONS: usize = 4096;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,6 +61,7 @@ struct Inner {
     pods: Pods,
     node: String,
     tail: Tail,
+    sessions: Sessions,
 }
 
 pub struct Server {
@@ -70,11 +74,16 @@ impl Server {
     pub fn new(ctx: Arc<Context>, pods: Pods, node: String, options: ServerOptions) -> Result<Self, Error> {
         let tail = Tail::start().map_err(Error::Tail)?;
         let tls = TlsAcceptor::from(Arc::new(tls_config(options.tls)?));
-        Ok(Self { inner: Arc::new(Inner { ctx, pods, node, tail }), listener: options.listener, tls })
+        Ok(Self {
+            inner: Arc::new(Inner { ctx, pods, node, tail, sessions: Sessions::default() }),
+            listener: options.listener,
+            tls,
+        })
     }
 
     /// Until `cancel`; open connections are then cut.
     pub async fn run(self, cancel: CancellationToken) {
+        let sessions = self.inner.sessions.clone();
         let router = router(self.inner);
         let (slots, tasks) = (Arc::new(Semaphore::new(MAX_CONNECTIONS)), TaskTracker::new());
         loop {
@@ -100,6 +109,7 @@ impl Server {
         }
         tasks.close();
         tasks.wait().await;
+        sessions.stop().await;
     }
 }
 
@@ -148,10 +158,52 @@ fn router(inner: Arc<Inner>) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok"))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
+        .route("/exec/{namespace}/{pod}/{container}", any(exec))
+        .route("/exec/{namespace}/{pod}/{uid}/{container}", any(exec_in))
+        .route("/attach/{namespace}/{pod}/{container}", any(attach))
+        .route("/attach/{namespace}/{pod}/{uid}/{container}", any(attach_in))
+        .route("/portForward/{namespace}/{pod}", any(port_forward))
+        .route("/portForward/{namespace}/{pod}/{uid}", any(port_forward_in))
         .route("/pods", get(list_pods))
         .route("/stats/summary", get(stats_summary))
         .route("/metrics", get(metrics))
         .with_state(inner)
+}
+
+/// Namespace, pod, container.
+type Place = (String, String, String);
+/// Namespace, pod, UID, container.
+type ExactPlace = (String, String, String, String);
+
+async fn exec(State(inner): State<Arc<Inner>>, Path(place): Path<Place>, request: Request) -> Response {
+    streaming::remote(inner, place, true, request).await
+}
+
+async fn exec_in(State(inner): State<Arc<Inner>>, Path(place): Path<ExactPlace>, request: Request) -> Response {
+    let (namespace, pod, _, container) = place;
+    streaming::remote(inner, (namespace, pod, container), true, request).await
+}
+
+async fn attach(State(inner): State<Arc<Inner>>, Path(place): Path<Place>, request: Request) -> Response {
+    streaming::remote(inner, place, false, request).await
+}
+
+async fn attach_in(State(inner): State<Arc<Inner>>, Path(place): Path<ExactPlace>, request: Request) -> Response {
+    let (namespace, pod, _, container) = place;
+    streaming::remote(inner, (namespace, pod, container), false, request).await
+}
+
+async fn port_forward(
+    State(inner): State<Arc<Inner>>,
+    Path(place): Path<(String, String)>,
+    request: Request,
+) -> Response {
+    streaming::port_forward(inner, place, request).await
+}
+
+async fn port_forward_in(State(inner): State<Arc<Inner>>, Path(place): Path<Place>, request: Request) -> Response {
+    let (namespace, pod, _) = place;
+    streaming::port_forward(inner, (namespace, pod), request).await
 }
 
 /// `PodLogOptions`, as the API server passes them on.

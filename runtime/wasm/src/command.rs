@@ -1,16 +1,15 @@
 //! Runs a command component (`wasi:cli/run` 0.2 or 0.3) from start to end.
 
-use std::sync::Arc;
-
 use wasmtime_wasi::I32Exit;
 
 use crate::artifact::{Artifact, Program, one_line};
 use crate::engine::Engine;
-use crate::guest::{Guest, Spec};
-use crate::log::Output;
+use crate::guest::{Guest, Spec, Stdio};
 
 /// What a trap is for a Linux container: an abort.
 const EXIT_TRAPPED: i32 = 134;
+/// What ^C does to a program that does not handle it.
+pub const EXIT_INTERRUPTED: i32 = 130;
 pub const EXIT_KILLED: i32 = 137;
 pub const EXIT_TERMINATED: i32 = 143;
 
@@ -37,8 +36,8 @@ impl End {
 }
 
 /// Runs the command; dropping the future ends the guest where it stands.
-pub async fn run(engine: &Engine, artifact: &Artifact, spec: &Spec, argv: &[String], output: Arc<dyn Output>) -> End {
-    let mut store = match Guest::store(engine, spec, argv, output) {
+pub async fn run(engine: &Engine, artifact: &Artifact, spec: &Spec, argv: &[String], stdio: Stdio) -> End {
+    let mut store = match Guest::store(engine, spec, argv, stdio) {
         Ok(store) => store,
         Err(error) => return End { code: 128, reason: "ContainerCannotRun", message: one_line(&error) },
     };

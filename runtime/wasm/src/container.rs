@@ -9,10 +9,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use wharf_cri::events::Hub;
+use wharf_cri::streams::{CHUNKS_MAX, Streams};
 use wharf_cri::{
     ContainerConfig, ContainerPort, ContainerState, ContainerStats, ContainerStatus, Error, Protocol, Result,
 };
@@ -20,12 +23,13 @@ use wharf_cri::{
 use crate::artifact::Artifact;
 use crate::command::{self, EXIT_KILLED, EXIT_TERMINATED, End};
 use crate::engine::Engine;
-use crate::guest::Spec;
+use crate::guest::{Spec, Stdio};
 use crate::host::filesystem::Files;
 use crate::http::{self, Signals};
 use crate::image::ArtifactFile;
-use crate::log::{Clock, Log};
+use crate::log::{Clock, Log, Stream};
 use crate::pool::Pool;
+use crate::terminal;
 
 /// What a container that could not be started exits with, as containerd has it.
 const EXIT_NOT_STARTED: i32 = 128;
@@ -49,7 +53,16 @@ pub struct Container {
     port: u16,
     status: Mutex<ContainerStatus>,
     ended: CancellationToken,
+    stdin: Mutex<Stdin>,
     context: Context,
+}
+
+/// Where a container's input comes from: none without `stdin: true`.
+#[derive(Default)]
+struct Stdin {
+    to: Option<mpsc::Sender<Bytes>>,
+    /// Taken when the container starts.
+    from: Option<mpsc::Receiver<Bytes>>,
 }
 
 impl Container {
@@ -62,6 +75,13 @@ impl Container {
         status: ContainerStatus,
         context: Context,
     ) -> Container {
+        let stdin = match spec.console.stdin {
+            true => {
+                let (to, from) = mpsc::channel(CHUNKS_MAX);
+                Stdin { to: Some(to), from: Some(from) }
+            }
+            false => Stdin::default(),
+        };
         Container {
             artifact,
             spec,
@@ -71,6 +91,7 @@ impl Container {
             port: http_port(ports),
             status: Mutex::new(status),
             ended: CancellationToken::new(),
+            stdin: Mutex::new(stdin),
             context,
         }
     }
@@ -143,8 +164,9 @@ impl Container {
             let pool = Pool::new(engine.clone(), artifact, spec, log, self.signals.kill.clone());
             return http::serve(listener, pool, self.signals.clone()).await;
         }
-        let output = self.log.clone();
-        let command = command::run(engine, &self.artifact, &self.spec, &self.spec.argv, output);
+        let stdin = self.stdin.lock().from.take();
+        let stdio = Stdio { stdin, output: self.log.clone(), tty: self.spec.console.tty };
+        let command = command::run(engine, &self.artifact, &self.spec, &self.spec.argv, stdio);
         tokio::select! {
             biased;
             () = self.signals.kill.cancelled() => End::exited(EXIT_KILLED),
@@ -158,6 +180,7 @@ impl Container {
             self.log.note(&end.message);
         }
         self.log.rest();
+        self.stdin.lock().to = None;
         if let Err(error) = self.files.collect_termination_message() {
             tracing::warn!(%error, "termination message is lost");
         }
@@ -169,8 +192,50 @@ impl Container {
             status.reason = end.reason.to_owned();
             status.message = end.message;
         }
+        self.log.detach();
         self.ended.cancel();
         self.tell();
+    }
+
+    /// Connects a client to the container's streams, until the container ends.
+    pub async fn attach(&self, streams: Streams) -> Result<()> {
+        let Streams { stdin, stdout, stderr, .. } = streams;
+        let terminal = self.spec.console.tty;
+        {
+            // Under the lock that an end takes, so that no stream is left to one that has ended.
+            let status = self.status.lock();
+            if status.state != ContainerState::Running {
+                return Err(Error::Invalid(format!("container {} is not running", status.id)));
+            }
+            if let Some(stdout) = &stdout {
+                self.log.attach(Stream::Stdout, stdout.clone(), terminal);
+            }
+            if let Some(to) = if terminal { stdout.clone() } else { stderr } {
+                self.log.attach(Stream::Stderr, to, terminal);
+            }
+        }
+        let stdin = match stdin {
+            Some(keys) if terminal => Some(terminal::run(keys, stdout, self.signals.terminate.clone())),
+            stdin => stdin.inspect(|_| drop(stdout)),
+        };
+        tokio::select! {
+            () = self.ended.cancelled() => {}
+            () = self.feed(stdin) => self.ended.cancelled().await,
+        }
+        Ok(())
+    }
+
+    /// Passes a client's input on to its end.
+    async fn feed(&self, stdin: Option<mpsc::Receiver<Bytes>>) {
+        let (Some(mut from), Some(to)) = (stdin, self.stdin.lock().to.clone()) else { return };
+        while let Some(chunk) = from.recv().await {
+            if to.send(chunk).await.is_err() {
+                return;
+            }
+        }
+        if self.spec.console.stdin_once {
+            self.stdin.lock().to = None;
+        }
     }
 
     /// Asks it to end, insists after `grace`, and returns when it has.

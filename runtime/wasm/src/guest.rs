@@ -1,27 +1,30 @@
 //! The state of one instance: what its host calls work on.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+use tokio_util::io::StreamReader;
 use wasmtime::Store;
 use wasmtime::component::ResourceTable;
-use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::cli::{AsyncStdinStream, IsTerminal, StdinStream, StdoutStream};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use wasmtime_wasi_io::poll::Pollable;
-use wasmtime_wasi_io::streams::{OutputStream, StreamError, StreamResult};
+use wasmtime_wasi_io::streams::{InputStream, OutputStream, StreamError, StreamResult};
 
 use crate::engine::Engine;
 use crate::host::outgoing::Outgoing;
 use crate::host::sockets::Addresses;
 use crate::limits::{Cpu, Memory, Share};
-use crate::log::{Output, Stream};
+use crate::log::{Output, Sink, Stream};
 use crate::pod::Pod;
 
 /// Host resources (sockets, streams, files, requests) that one instance may hold at a time.
@@ -45,8 +48,32 @@ pub struct Spec {
     pub working_dir: String,
     pub preopens: Vec<Preopen>,
     pub pod: Arc<Pod>,
+    pub console: Console,
     pub memory: Arc<Memory>,
     pub cpu: Arc<Cpu>,
+}
+
+/// What a container's spec says of its streams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Console {
+    pub stdin: bool,
+    /// The first client's end of input is the container's.
+    pub stdin_once: bool,
+    pub tty: bool,
+}
+
+/// The streams of one instance.
+pub struct Stdio {
+    /// None is at its end from the start.
+    pub stdin: Option<mpsc::Receiver<Bytes>>,
+    pub output: Arc<dyn Output>,
+    pub tty: bool,
+}
+
+impl Stdio {
+    pub fn output(output: Arc<dyn Output>) -> Stdio {
+        Stdio { stdin: None, output, tty: false }
+    }
 }
 
 /// The data of a [`Store`].
@@ -61,17 +88,12 @@ pub struct Guest {
 
 impl Guest {
     /// A store for one instance, under the container's limits.
-    pub fn store(
-        engine: &Engine,
-        spec: &Spec,
-        argv: &[String],
-        output: Arc<dyn Output>,
-    ) -> wasmtime::Result<Store<Guest>> {
+    pub fn store(engine: &Engine, spec: &Spec, argv: &[String], stdio: Stdio) -> wasmtime::Result<Store<Guest>> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_RESOURCES);
         let guest = Guest {
             table,
-            wasi: wasi(spec, argv, output)?,
+            wasi: wasi(spec, argv, stdio)?,
             http: WasiHttpCtx::new(),
             outgoing: Outgoing::new(spec.pod.clone()),
             addresses: Addresses::new(spec.pod.clone()),
@@ -104,10 +126,14 @@ impl Guest {
     }
 }
 
-fn wasi(spec: &Spec, argv: &[String], output: Arc<dyn Output>) -> wasmtime::Result<WasiCtx> {
+fn wasi(spec: &Spec, argv: &[String], stdio: Stdio) -> wasmtime::Result<WasiCtx> {
     let mut wasi = WasiCtxBuilder::new();
     wasi.args(argv).envs(&spec.env);
-    wasi.stdout(Stdio::new(output.clone(), Stream::Stdout)).stderr(Stdio::new(output, Stream::Stderr));
+    let Stdio { stdin, output, tty } = stdio;
+    wasi.stdout(Out::new(output.clone(), Stream::Stdout, tty)).stderr(Out::new(output, Stream::Stderr, tty));
+    if let Some(stdin) = stdin {
+        wasi.stdin(In::new(stdin, tty));
+    }
     if !spec.working_dir.is_empty() {
         wasi.initial_cwd(&spec.working_dir);
     }
@@ -133,23 +159,33 @@ impl WasiHttpView for Guest {
     }
 }
 
-/// Stdout or stderr of one instance. Writes go straight through, so a guest cannot outrun its log.
-#[derive(Clone)]
-struct Stdio(Arc<Mutex<Box<dyn Write + Send>>>);
+/// Stdout or stderr of one instance. Writes go straight through, so a guest cannot outrun its log or who listens.
+struct Out {
+    sink: Arc<Mutex<Box<dyn Sink>>>,
+    tty: bool,
+    /// What an asynchronous write waits for.
+    waits: Mutex<Option<BoxFuture<'static, ()>>>,
+}
 
-impl Stdio {
-    fn new(output: Arc<dyn Output>, stream: Stream) -> Stdio {
-        Stdio(Arc::new(Mutex::new(output.open(stream))))
+impl Clone for Out {
+    fn clone(&self) -> Out {
+        Out { sink: self.sink.clone(), tty: self.tty, waits: Mutex::default() }
     }
 }
 
-impl IsTerminal for Stdio {
+impl Out {
+    fn new(output: Arc<dyn Output>, stream: Stream, tty: bool) -> Out {
+        Out { sink: Arc::new(Mutex::new(output.open(stream))), tty, waits: Mutex::default() }
+    }
+}
+
+impl IsTerminal for Out {
     fn is_terminal(&self) -> bool {
-        false
+        self.tty
     }
 }
 
-impl StdoutStream for Stdio {
+impl StdoutStream for Out {
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
         Box::new(self.clone())
     }
@@ -159,9 +195,12 @@ impl StdoutStream for Stdio {
     }
 }
 
-impl OutputStream for Stdio {
+impl OutputStream for Out {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.0.lock().write_all(&bytes).map_err(|error| StreamError::LastOperationFailed(error.into()))
+        self.sink.lock().write_all(&bytes).map_err(|error| match error.kind() {
+            std::io::ErrorKind::BrokenPipe => StreamError::Closed,
+            _ => StreamError::LastOperationFailed(error.into()),
+        })
     }
 
     fn flush(&mut self) -> StreamResult<()> {
@@ -169,18 +208,36 @@ impl OutputStream for Stdio {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(MAX_OUTPUT_WRITE)
+        Ok(if self.sink.lock().wait().is_some() { 0 } else { MAX_OUTPUT_WRITE })
     }
 }
 
 #[async_trait::async_trait]
-impl Pollable for Stdio {
-    async fn ready(&mut self) {}
+impl Pollable for Out {
+    async fn ready(&mut self) {
+        loop {
+            let wait = self.sink.lock().wait();
+            match wait {
+                Some(wait) => wait.await,
+                None => return,
+            }
+        }
+    }
 }
 
-impl AsyncWrite for Stdio {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        Poll::Ready(self.0.lock().write(bytes))
+impl AsyncWrite for Out {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        let mut waits = self.waits.lock();
+        loop {
+            if let Some(wait) = waits.as_mut() {
+                std::task::ready!(wait.as_mut().poll(context));
+            }
+            let mut sink = self.sink.lock();
+            *waits = sink.wait();
+            if waits.is_none() {
+                return Poll::Ready(sink.write(&bytes[..bytes.len().min(MAX_OUTPUT_WRITE)]));
+            }
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
@@ -189,5 +246,38 @@ impl AsyncWrite for Stdio {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+/// Stdin of one instance.
+struct In {
+    stream: AsyncStdinStream,
+    tty: bool,
+}
+
+impl In {
+    fn new(chunks: mpsc::Receiver<Bytes>, tty: bool) -> In {
+        let chunks = tokio_stream_of(chunks).map(Ok::<_, std::io::Error>);
+        In { stream: AsyncStdinStream::new(StreamReader::new(Box::pin(chunks))), tty }
+    }
+}
+
+fn tokio_stream_of(chunks: mpsc::Receiver<Bytes>) -> impl futures::Stream<Item = Bytes> + Send {
+    futures::stream::unfold(chunks, |mut chunks| async move { Some((chunks.recv().await?, chunks)) })
+}
+
+impl IsTerminal for In {
+    fn is_terminal(&self) -> bool {
+        self.tty
+    }
+}
+
+impl StdinStream for In {
+    fn async_stream(&self) -> Box<dyn AsyncRead + Send + Sync> {
+        self.stream.async_stream()
+    }
+
+    fn p2_stream(&self) -> Box<dyn InputStream> {
+        self.stream.p2_stream()
     }
 }

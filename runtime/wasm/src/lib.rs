@@ -24,6 +24,7 @@ mod log;
 mod pod;
 mod pool;
 mod runtime;
+mod terminal;
 
 pub use image::{ArtifactFile, Artifacts};
 pub use runtime::{Options, WasmRuntime};

@@ -10,8 +10,14 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use crate::terminal;
 
 /// The longest line that is written in one piece, as containerd has it.
 pub const MAX_LINE_BYTES: usize = 16 * 1024;
@@ -36,7 +42,27 @@ impl Stream {
 /// Where a guest's output goes.
 pub trait Output: Send + Sync + 'static {
     /// A writer for one instance's stream. What it still holds is written when it is dropped.
-    fn open(self: Arc<Self>, stream: Stream) -> Box<dyn Write + Send>;
+    fn open(self: Arc<Self>, stream: Stream) -> Box<dyn Sink>;
+}
+
+/// One stream of one instance.
+pub trait Sink: Write + Send {
+    /// Done when there is room for more; none where there is room now.
+    fn wait(&self) -> Option<BoxFuture<'static, ()>> {
+        None
+    }
+}
+
+/// Places of a channel that are kept free, for writers that have all seen the same room.
+const ROOM_KEPT: usize = 4;
+
+/// Done when the channel takes more, or nobody reads it.
+fn room_in(channel: &mpsc::Sender<Bytes>) -> Option<BoxFuture<'static, ()>> {
+    if channel.is_closed() || channel.capacity() > ROOM_KEPT {
+        return None;
+    }
+    let channel = channel.clone();
+    Some(async move { drop(channel.reserve_many(ROOM_KEPT + 1).await) }.boxed())
 }
 
 /// The log file of one container.
@@ -44,6 +70,15 @@ pub struct Log {
     path: PathBuf,
     clock: Clock,
     file: Mutex<Option<File>>,
+    /// Who listens to the container's output as it is written.
+    attached: Mutex<Vec<Attached>>,
+}
+
+struct Attached {
+    stream: Stream,
+    to: mpsc::Sender<Bytes>,
+    /// The client's terminal, or none.
+    terminal: bool,
 }
 
 impl Log {
@@ -52,7 +87,7 @@ impl Log {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent)?;
         }
-        let log = Log { path, clock, file: Mutex::new(None) };
+        let log = Log { path, clock, file: Mutex::new(None), attached: Mutex::default() };
         log.open_file()?;
         Ok(log)
     }
@@ -70,6 +105,35 @@ impl Log {
     /// Gives the file descriptor back until something is written again.
     pub fn rest(&self) {
         *self.file.lock() = None;
+    }
+
+    /// Sends what is written to the stream from now on. A listener holds the writer up, until it goes away.
+    pub fn attach(&self, stream: Stream, to: mpsc::Sender<Bytes>, terminal: bool) {
+        let mut attached = self.attached.lock();
+        attached.retain(|listener| !listener.to.is_closed());
+        attached.push(Attached { stream, to, terminal });
+    }
+
+    /// Tells the listeners that nothing more comes.
+    pub fn detach(&self) {
+        self.attached.lock().clear();
+    }
+
+    fn tell(&self, stream: Stream, bytes: &[u8]) {
+        let mut attached = self.attached.lock();
+        if attached.is_empty() {
+            return;
+        }
+        // One whose channel is full all the same has been outrun by several writers at once: it is let go.
+        attached.retain(|listener| {
+            let chunk = if listener.terminal { terminal::on_screen(bytes) } else { Bytes::copy_from_slice(bytes) };
+            listener.stream != stream || listener.to.try_send(chunk).is_ok()
+        });
+    }
+
+    fn wait(&self, stream: Stream) -> Option<BoxFuture<'static, ()>> {
+        let attached = self.attached.lock();
+        attached.iter().filter(|listener| listener.stream == stream).find_map(|listener| room_in(&listener.to))
     }
 
     /// A line of the runtime's own, as if the container had written it to stderr.
@@ -94,7 +158,7 @@ impl Log {
 }
 
 impl Output for Log {
-    fn open(self: Arc<Self>, stream: Stream) -> Box<dyn Write + Send> {
+    fn open(self: Arc<Self>, stream: Stream) -> Box<dyn Sink> {
         Box::new(Lines { log: self, stream, partial: Vec::new() })
     }
 }
@@ -140,8 +204,15 @@ impl Lines {
     }
 }
 
+impl Sink for Lines {
+    fn wait(&self) -> Option<BoxFuture<'static, ()>> {
+        self.log.wait(self.stream)
+    }
+}
+
 impl Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.log.tell(self.stream, bytes);
         let records = self.cut(bytes);
         if !records.is_empty() {
             self.log.append(&records)?;
@@ -184,7 +255,7 @@ impl Capture {
 }
 
 impl Output for Capture {
-    fn open(self: Arc<Self>, stream: Stream) -> Box<dyn Write + Send> {
+    fn open(self: Arc<Self>, stream: Stream) -> Box<dyn Sink> {
         Box::new(Captured { capture: self, stream })
     }
 }
@@ -193,6 +264,8 @@ struct Captured {
     capture: Arc<Capture>,
     stream: Stream,
 }
+
+impl Sink for Captured {}
 
 impl Write for Captured {
     /// Beyond the limit output is dropped, as the kubelet does with an exec probe's.
@@ -205,6 +278,52 @@ impl Write for Captured {
         let room = self.capture.limit.saturating_sub(kept.len()).min(bytes.len());
         kept.extend_from_slice(&bytes[..room]);
         Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Output that goes to a client: what a command that somebody watches prints.
+pub struct Pipes {
+    pub stdout: Option<mpsc::Sender<Bytes>>,
+    /// None where it is not asked for, or goes to the terminal with the rest.
+    pub stderr: Option<mpsc::Sender<Bytes>>,
+    pub terminal: bool,
+}
+
+impl Output for Pipes {
+    fn open(self: Arc<Self>, stream: Stream) -> Box<dyn Sink> {
+        let to = match stream {
+            Stream::Stderr if !self.terminal => self.stderr.clone(),
+            _ => self.stdout.clone(),
+        };
+        Box::new(Piped { to, terminal: self.terminal })
+    }
+}
+
+struct Piped {
+    to: Option<mpsc::Sender<Bytes>>,
+    terminal: bool,
+}
+
+impl Sink for Piped {
+    fn wait(&self) -> Option<BoxFuture<'static, ()>> {
+        self.to.as_ref().and_then(room_in)
+    }
+}
+
+impl Write for Piped {
+    /// What nobody asked for is dropped; a client that went away is a broken pipe.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(to) = &self.to else { return Ok(bytes.len()) };
+        let chunk = if self.terminal { terminal::on_screen(bytes) } else { Bytes::copy_from_slice(bytes) };
+        match to.try_send(chunk) {
+            Ok(()) => Ok(bytes.len()),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(io::ErrorKind::BrokenPipe.into()),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {

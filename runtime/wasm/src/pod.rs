@@ -6,10 +6,16 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
 
 use wharf_net::{Error, Network, PodAddress, Transport};
 
 use crate::host::outgoing::Client;
+
+/// How long a forwarded connection to a port of the pod may take to come about.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub struct Pod {
     pub uid: String,
@@ -64,6 +70,25 @@ impl Pod {
         let own = if real.ip() == self.address.loopback { self.address.loopback } else { self.address.ip };
         let reaches = !own.is_loopback() || real.ip().is_loopback();
         (!self.host_network && reaches && own.is_ipv4() == real.is_ipv4()).then_some(SocketAddr::new(own, 0))
+    }
+
+    /// A connection from outside to what listens in the pod: on its loopback, else on its address.
+    pub async fn dial(&self, port: u16) -> Result<TcpStream, String> {
+        let mut why = "connect: connection refused".to_owned();
+        let loopback = Some(self.address.loopback);
+        for ip in loopback.into_iter().chain(self.ip()) {
+            match tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect((ip, port))).await {
+                Ok(Ok(stream)) => {
+                    // Without it the client's small writes would wait for each other.
+                    let _ = stream.set_nodelay(true);
+                    return Ok(stream);
+                }
+                Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
+                Ok(Err(error)) => why = format!("connect: {error}"),
+                Err(_) => why = "i/o timeout".to_owned(),
+            }
+        }
+        Err(why)
     }
 
     /// What a guest sees for a real address.

@@ -22,7 +22,7 @@ use wasmtime_wasi_http::handler::{Prepared, Proxy, Request, Response};
 use crate::artifact::{Artifact, Program, one_line};
 use crate::command::End;
 use crate::engine::Engine;
-use crate::guest::{Guest, Spec};
+use crate::guest::{Guest, Spec, Stdio};
 use crate::log::Log;
 
 /// Instances of a container at a time.
@@ -176,7 +176,7 @@ impl Pool {
         let Program::Http(pre) = &self.artifact.program else {
             return Err(NoInstance::Failed(wasmtime::format_err!("a command is not an HTTP component")));
         };
-        let store = Guest::store(&self.engine, &self.spec, &self.spec.argv, self.log.clone());
+        let store = Guest::store(&self.engine, &self.spec, &self.spec.argv, Stdio::output(self.log.clone()));
         let mut store = store.map_err(NoInstance::Failed)?;
         match pre.instantiate_async(&mut store).await {
             Ok(proxy) => Ok((store, proxy)),

@@ -2,7 +2,7 @@
 //!
 //! Guests run on threads of their own, so that however busy they are the process around them stays responsive. Nothing here
 //! survives the process: its guests end with it, and the node makes sandboxes and containers again from the API; only compiled
-//! code stays on disk. Absent on purpose: host ports (the network's job), stdin and terminals.
+//! code stays on disk. Absent on purpose: host ports (the network's job).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,11 +13,12 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use wharf_cri::events::Hub;
 use wharf_cri::{
-    ContainerConfig, ContainerId, ContainerState, ContainerStats, ContainerStatus, Error, ExecResult, Result, Runtime,
-    RuntimeEvent, SandboxConfig, SandboxId, SandboxState, SandboxStatus, Version,
+    Connection, ContainerConfig, ContainerId, ContainerState, ContainerStats, ContainerStatus, Error, ExecResult,
+    Result, Runtime, RuntimeEvent, SandboxConfig, SandboxId, SandboxState, SandboxStatus, Streams, Version,
 };
 use wharf_net::Network;
 
@@ -25,12 +26,13 @@ use crate::artifact::Compiler;
 use crate::command;
 use crate::container::{Container, Context, argv, environment};
 use crate::engine::Engine;
-use crate::guest::Spec;
+use crate::guest::{Console, Spec, Stdio};
 use crate::host::filesystem::Files;
 use crate::image::Artifacts;
 use crate::limits::{Cpu, Memory};
-use crate::log::{Capture, Clock, Log};
+use crate::log::{Capture, Clock, Log, Pipes};
 use crate::pod::Pod;
+use crate::terminal;
 
 /// What exec keeps of each of a command's streams, as CRI runtimes do.
 const MAX_EXEC_OUTPUT: usize = 16 << 20;
@@ -168,6 +170,7 @@ impl WasmRuntime {
             env: environment(&config, &file, &pod.hostname),
             working_dir,
             preopens: files.preopens.clone(),
+            console: Console { stdin: config.stdin, stdin_once: config.stdin_once, tty: config.tty },
             pod,
             memory: Arc::new(Memory::new(config.resources.memory_limit_bytes)),
             cpu: Arc::new(Cpu::new(config.resources.cpu_limit_millis, self.context.engine.pulse())),
@@ -214,20 +217,31 @@ impl WasmRuntime {
         }
     }
 
-    async fn exec(&self, container: Arc<Container>, argv: Vec<String>) -> Result<ExecResult> {
-        let capture = Arc::new(Capture::new(MAX_EXEC_OUTPUT));
-        let (engine, output) = (self.context.engine.clone(), capture.clone());
-        // Owned here: leaving early (a timeout) ends the guest.
+    /// The container, if a command can be run in its place.
+    fn for_exec(&self, id: &ContainerId, argv: &[String]) -> Result<Arc<Container>> {
+        let container = self.find(id)?;
+        if !container.is_running() {
+            return Err(Error::Invalid(format!("container {id} is not running")));
+        }
+        if argv.is_empty() {
+            return Err(Error::Invalid("exec needs a command".into()));
+        }
+        if container.artifact.kind.is_http() {
+            return Err(Error::Unsupported("exec in a container whose image is an HTTP component"));
+        }
+        Ok(container)
+    }
+
+    /// Runs the container's component with another command line. Dropping the future ends the guest.
+    async fn run_beside(&self, container: Arc<Container>, argv: Vec<String>, stdio: Stdio) -> Result<command::End> {
+        let engine = self.context.engine.clone();
         let task = AbortOnDropHandle::new(self.context.guests.spawn(async move {
             let spec = &container.spec;
-            let command = spec.cpu.meter(command::run(&engine, &container.artifact, spec, &argv, output));
+            let command = spec.cpu.meter(command::run(&engine, &container.artifact, spec, &argv, stdio));
             container.signals.kill.run_until_cancelled(command).await
         }));
         let end = task.await.map_err(internal("run a command"))?;
-        let end = end.unwrap_or_else(|| command::End::exited(command::EXIT_KILLED));
-        let (stdout, mut stderr) = capture.take();
-        stderr.extend_from_slice(end.message.as_bytes());
-        Ok(ExecResult { stdout, stderr, exit_code: end.code })
+        Ok(end.unwrap_or_else(|| command::End::exited(command::EXIT_KILLED)))
     }
 }
 
@@ -432,21 +446,55 @@ impl Runtime for WasmRuntime {
     }
 
     async fn exec_sync(&self, id: &ContainerId, argv: Vec<String>, timeout: Option<Duration>) -> Result<ExecResult> {
-        let container = self.find(id)?;
-        if !container.is_running() {
-            return Err(Error::Invalid(format!("container {id} is not running")));
-        }
-        if argv.is_empty() {
-            return Err(Error::Invalid("exec needs a command".into()));
-        }
-        if container.artifact.kind.is_http() {
-            return Err(Error::Unsupported("exec in a container whose image is an HTTP component"));
-        }
-        let run = self.exec(container, argv);
-        match timeout.filter(|timeout| !timeout.is_zero()) {
+        let container = self.for_exec(id, &argv)?;
+        let capture = Arc::new(Capture::new(MAX_EXEC_OUTPUT));
+        let run = self.run_beside(container, argv, Stdio::output(capture.clone()));
+        let end = match timeout.filter(|timeout| !timeout.is_zero()) {
             Some(limit) => tokio::time::timeout(limit, run).await.map_err(|_| Error::Timeout { operation: "exec" })?,
             None => run.await,
+        }?;
+        let (stdout, mut stderr) = capture.take();
+        stderr.extend_from_slice(end.message.as_bytes());
+        Ok(ExecResult { stdout, stderr, exit_code: end.code })
+    }
+
+    async fn exec(&self, id: &ContainerId, argv: Vec<String>, streams: Streams) -> Result<i32> {
+        let container = self.for_exec(id, &argv)?;
+        let Streams { stdin, stdout, stderr, tty, .. } = streams;
+        let interrupt = CancellationToken::new();
+        let stdin = match stdin {
+            Some(keys) if tty => Some(terminal::run(keys, stdout.clone(), interrupt.clone())),
+            stdin => stdin,
+        };
+        let last_words = if tty { stdout.clone() } else { stderr.clone() };
+        let output = Arc::new(Pipes { stdout, stderr, terminal: tty });
+        let run = self.run_beside(container, argv, Stdio { stdin, output, tty });
+        let end = tokio::select! {
+            end = run => end?,
+            () = interrupt.cancelled() => command::End::exited(command::EXIT_INTERRUPTED),
+        };
+        if let Some(to) = last_words.filter(|_| !end.message.is_empty()) {
+            let _ = to.send(format!("{}\n", end.message).into()).await;
         }
+        Ok(end.code)
+    }
+
+    async fn attach(&self, id: &ContainerId, streams: Streams) -> Result<()> {
+        self.find(id)?.attach(streams).await
+    }
+
+    async fn port_forward(&self, sandbox: &SandboxId, port: u16) -> Result<Box<dyn Connection>> {
+        let pod = {
+            let state = self.state.lock();
+            let found = state.sandboxes.get(sandbox).ok_or_else(|| not_found("sandbox", sandbox))?;
+            if found.status.state != SandboxState::Ready {
+                return Err(Error::Invalid(format!("sandbox {sandbox} is not running")));
+            }
+            found.pod.clone()
+        };
+        let stream =
+            pod.dial(port).await.map_err(|why| Error::Invalid(format!("dial tcp4 127.0.0.1:{port}: {why}")))?;
+        Ok(Box::new(stream))
     }
 
     fn events(&self) -> BoxStream<'static, RuntimeEvent> {

@@ -33,7 +33,7 @@ pub const VALUES_MAX: usize = 1 << 20;
 
 const META: &str = "apimachinery.pkg.apis.meta.v1.";
 /// Kinds of machinery that belong to every API group.
-const META_KINDS: &[&str] = &["DeleteOptions", "Status"];
+const META_KINDS: &[&str] = &["DeleteOptions", "PartialObjectMetadata", "PartialObjectMetadataList", "Status"];
 const ENVELOPE: &str = "apimachinery.pkg.runtime.Unknown";
 const WATCH_EVENT: &str = "apimachinery.pkg.apis.meta.v1.WatchEvent";
 

@@ -7,7 +7,7 @@ use super::special::Special;
 use super::zeroes;
 
 /// A line that starts a type has its name; the lines below it a number, a name in JSON, a label, a kind, a type.
-const TEXT: &str = include_str!("table.txt");
+const TEXT: &str = concat!(include_str!("table.txt"), "\n", include_str!("partial.txt"));
 
 #[derive(Debug)]
 pub(super) struct Table {
@@ -87,7 +87,7 @@ pub(super) fn table() -> &'static Table {
 }
 
 fn parse(text: &'static str) -> Table {
-    let lines = || text.lines().filter(|line| !line.starts_with('#'));
+    let lines = || text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     let by_name: HashMap<_, _> = lines().filter(|line| !line.starts_with(' ')).zip(0..).collect();
     let mut types: Vec<Type> = Vec::with_capacity(by_name.len());
     for line in lines() {

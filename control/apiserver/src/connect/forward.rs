@@ -14,7 +14,7 @@ use tokio::io::AsyncWriteExt;
 use wharf_types::ApiError;
 
 use crate::connect::rewrite::{self, Place};
-use crate::connect::transport::Outgoing;
+use crate::connect::transport::{HttpClient, Outgoing};
 use crate::listen::RemoteAddress;
 use crate::node::NodeClient;
 use crate::reply::{self, Body};
@@ -66,7 +66,7 @@ const CORS: &[&str] = &[
 ];
 
 /// Whose certificate a backend must have.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Trust {
     /// No TLS.
     Plain,
@@ -74,6 +74,8 @@ pub enum Trust {
     Anyone,
     /// A node's, and it is shown the API server's.
     Node,
+    /// As this client verifies.
+    Client(Box<HttpClient>),
 }
 
 /// Where a request goes.
@@ -125,6 +127,7 @@ pub async fn forward(
     mut request: Request<Body>,
 ) -> Result<Response<Body>, ApiError> {
     let client = match &backend.trust {
+        Trust::Client(client) => (**client).clone(),
         Trust::Plain | Trust::Anyone => outgoing.client.clone(),
         Trust::Node => nodes.ok_or_else(|| ApiError::unavailable("this server calls no nodes"))?.client(),
     };
@@ -331,11 +334,17 @@ where
     let _ = tokio::join!(to_a.shutdown(), to_b.shutdown());
 }
 
-fn unreachable(backend: &Backend, error: &hyper_util::client::legacy::Error) -> ApiError {
-    let mut cause: &dyn std::error::Error = error;
+/// What an error comes down to.
+pub fn cause(error: &(dyn std::error::Error + 'static)) -> &(dyn std::error::Error + 'static) {
+    let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
     }
+    cause
+}
+
+fn unreachable(backend: &Backend, error: &hyper_util::client::legacy::Error) -> ApiError {
+    let cause = cause(error);
     let refused = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
     let why = match refused {
         Some(std::io::ErrorKind::ConnectionRefused) => {

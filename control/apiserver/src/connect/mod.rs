@@ -4,12 +4,13 @@
 //! body is not read here and there is no time limit: what goes through lasts as long as both ends like.
 //! Absent on purpose: translating websockets into SPDY. Nodes serve both, as kubelets do from 1.36 on.
 
-mod forward;
+pub mod forward;
 mod html;
 mod rewrite;
 mod stream;
 mod target;
 pub mod transport;
+pub mod websocket;
 
 use std::sync::Arc;
 

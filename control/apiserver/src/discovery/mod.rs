@@ -6,6 +6,7 @@
 
 pub mod aggregated;
 pub mod legacy;
+pub mod remote;
 
 use std::cmp::{Ordering, Reverse};
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! WATCH: the cache's frames, as they come, for as long as was asked.
 //!
 //! A frame is encoded once and shared by everyone who watches; Tables and metadata are made once for each form.
-//! Once a watch is let in, what goes wrong is told as an ERROR event, as upstream does. Absent on purpose: websockets.
+//! Once a watch is let in, what goes wrong is told as an ERROR event, as upstream does. Over a websocket each frame is a message
+//! ([`crate::connect`] sees to that).
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -34,6 +35,7 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 pub async fn watch(call: &Call) -> Result<Reply, ApiError> {
     let options = ListOptions::parse(&call.query, &call.row, true)?;
     let accepted = negotiate::negotiate(&call.headers, Place::Stream)?;
+    let as_metadata = accepted.form == Form::Partial;
     let form = match accepted.form {
         Form::Object => Shape::Object,
         Form::Partial => Shape::Partial,
@@ -52,7 +54,7 @@ pub async fn watch(call: &Call) -> Result<Reply, ApiError> {
         row: call.row.clone(),
         clock: call.server.clock.clone(),
         shape: form,
-        protobuf: accepted.encoding == Encoding::Protobuf && protobuf::knows(&call.row.gvk),
+        protobuf: accepted.encoding == Encoding::Protobuf && (as_metadata || protobuf::knows(&call.row.gvk)),
         bookmarks: options.allow_bookmarks,
         marks_initial_end: options.send_initial_events == Some(true),
         tick: ticks(),
@@ -103,7 +105,7 @@ struct Stream {
     row: std::sync::Arc<wharf_registry::Row>,
     clock: crate::server::Clock,
     shape: Shape,
-    /// Frames are protobuf; only objects as they are come so.
+    /// Frames are protobuf: objects as they are, or their metadata.
     protobuf: bool,
     bookmarks: bool,
     marks_initial_end: bool,
@@ -154,8 +156,13 @@ impl Stream {
         match &mut self.shape {
             Shape::Object if self.protobuf => delivery.encoded(FORMAT_PROTOBUF, || protobuf_frame(&delivery.frame())),
             Shape::Object => delivery.frame(),
-            Shape::Partial => delivery
-                .encoded(FORMAT_PARTIAL, || wrap(delivery.kind.as_str(), |out| reply::write_partial(out, object))),
+            Shape::Partial => {
+                let make = || wrap(delivery.kind.as_str(), |out| reply::write_partial(out, object));
+                match self.protobuf {
+                    true => delivery.encoded(FORMAT_PARTIAL_PROTOBUF, || protobuf_frame(&make())),
+                    false => delivery.encoded(FORMAT_PARTIAL, make),
+                }
+            }
             Shape::Table { include, started } => {
                 let (include, first) = (*include, !std::mem::replace(started, true));
                 let now = (self.clock)();
@@ -194,6 +201,7 @@ impl Stream {
 /// Forms of a frame beside the object's own, as [`Delivery::encoded`] tells them apart.
 const FORMAT_PARTIAL: u8 = 1;
 const FORMAT_PROTOBUF: u8 = 5;
+const FORMAT_PARTIAL_PROTOBUF: u8 = 6;
 
 fn format_of(include: Include) -> u8 {
     match include {

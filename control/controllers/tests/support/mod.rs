@@ -114,6 +114,7 @@ impl Cluster {
             views: vec![rbac.clone()],
             allocators: Allocators::default(),
             nodes: None,
+            front_proxy: None,
             clock: Arc::new(jiff::Timestamp::now),
         };
         let server = ApiServer::new(options).await.expect("a server");

@@ -8,6 +8,7 @@ mod encryption;
 mod images;
 mod network;
 mod pods;
+mod streams;
 mod walkthrough;
 
 /// A file of `examples/`.

@@ -2,6 +2,7 @@
 //!
 //! Source: `pkg/registry/core/pod/strategy.go`. The pod's spec is described in [`crate::podspec`], which templates share.
 
+mod parts;
 mod printer;
 mod update;
 
@@ -12,6 +13,7 @@ use wharf_types::k8s::api::core::v1::{HostIP, Pod, PodCondition, PodIP, PodSpec,
 use wharf_types::meta::DeleteOptions;
 
 use crate::podspec::{self, defaults, qos};
+use crate::row::Subresource;
 use crate::strategy::{Column, Graceful, Strategy};
 
 #[derive(Debug)]
@@ -52,6 +54,26 @@ impl Strategy for Pods {
         pod.metadata.deletion_timestamp.clone_from(&old.metadata.deletion_timestamp);
         // The class is decided when a pod is made.
         pod.status.get_or_insert_default().qos_class = old.status.as_ref().and_then(|status| status.qos_class.clone());
+    }
+
+    fn prepare_for_subresource(&self, which: Subresource, pod: &mut Pod, old: &Pod) {
+        match which {
+            Subresource::EphemeralContainers => parts::keep_all_but_ephemeral(pod, old),
+            Subresource::Resize => parts::keep_all_but_resources(pod, old),
+            _ => {}
+        }
+        let changed = pod.spec != old.spec;
+        super::generation(&mut pod.metadata, &old.metadata, changed);
+    }
+
+    fn validate_subresource(&self, which: Subresource, new: &Pod, old: &Pod) -> Errors {
+        let mut errors = self.validate(new);
+        errors.extend(match which {
+            Subresource::EphemeralContainers => parts::validate_ephemeral(new, old),
+            Subresource::Resize => parts::validate_resize(new, old),
+            _ => Vec::new(),
+        });
+        errors
     }
 
     fn validate(&self, pod: &Pod) -> Errors {

@@ -1,0 +1,230 @@
+//! Keeps the condition `Available` of APIServices true, and what other servers say of themselves at hand for discovery.
+//!
+//! Level-triggered: each run judges every APIService by the cache and by the server's own answer. It runs when an APIService, a
+//! service or an endpoint changes, and again after [`RECHECK`] for servers that come and go behind their addresses.
+//! Also keeps the ConfigMap by which extension servers learn whom to believe. Nothing runs where APIServices are not served.
+//! Source: `remote_available_controller.go`, `pkg/controlplane/controller/clusterauthenticationtrust`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream;
+use http::{Request, header};
+use http_body_util::{BodyExt, Limited};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::{APIService, APIServiceSpec};
+use kube::Client;
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::watcher;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use wharf_auth::{MASTERS, User};
+use wharf_types::meta::ObjectMeta;
+
+use super::judge::{self, Verdict};
+use super::{Document, Documents, GROUP, IDENTITY, backing, headers};
+use crate::bootstrap;
+use crate::reply;
+use crate::server::ApiServer;
+use crate::verbs::write::whole_seconds;
+
+/// How long until a server is asked again although nothing has changed.
+const RECHECK: Duration = Duration::from_secs(30);
+/// How long a server may take to answer for its discovery: upstream's client timeout.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest discovery document that is read from another server.
+const DOCUMENT_MAX: usize = 4 << 20;
+
+/// The authorities that extension servers trust, in PEM.
+#[derive(Clone, Debug, Default)]
+pub struct Authorities {
+    pub clients: String,
+    pub front_proxy: String,
+}
+
+/// Until `cancel`.
+pub async fn keep(server: Arc<ApiServer>, authorities: Authorities, cancel: CancellationToken) {
+    let client = Client::new(server.service_for(User::new(bootstrap::IDENTITY, &[MASTERS])), "default");
+    let trust: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-system");
+    let by_name = watcher::Config::default().fields(&format!("metadata.name={TRUST}"));
+    let trusted = bootstrap::pokes(trust.clone(), by_name).for_each(async |()| {
+        let wanted = trust_map(&authorities);
+        if let Err(error) = bootstrap::settle(&trust, wanted, |held, wanted| held.data == wanted.data).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "keep what extension servers trust");
+        }
+    });
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        () = trusted => {}
+        () = judge_all(&server, &client) => {}
+    }
+}
+
+async fn judge_all(server: &Arc<ApiServer>, client: &Client) {
+    if server.table.find(GROUP, "v1", "apiservices").is_none() {
+        return std::future::pending().await;
+    }
+    let config = watcher::Config::default;
+    let mut pokes = stream::select_all([
+        bootstrap::pokes(Api::<APIService>::all(client.clone()), config()),
+        bootstrap::pokes(Api::<Service>::all(client.clone()), config()),
+        bootstrap::pokes(Api::<EndpointSlice>::all(client.clone()), config()),
+    ])
+    .ready_chunks(256);
+    loop {
+        let remotes = run(server, client).await;
+        // Without other servers there is nothing to ask again.
+        let again = async {
+            match remotes {
+                true => tokio::time::sleep(RECHECK).await,
+                false => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            poke = pokes.next() => if poke.is_none() { return },
+            () = again => {}
+        }
+    }
+}
+
+/// Judges all; true if any is another server's.
+async fn run(server: &Arc<ApiServer>, client: &Client) -> bool {
+    let mut documents = Documents::new();
+    for service in services(server) {
+        let (name, spec) =
+            (service.metadata.name.clone().unwrap_or_default(), service.spec.clone().unwrap_or_default());
+        let (verdict, document) = judge(server, &name, &spec).await;
+        if let Some(document) = document {
+            documents.insert(name.clone(), document);
+        }
+        if let Err(error) = tell(client, &service, &name, &verdict, (server.clock)()).await {
+            tracing::warn!(apiservice = name, %error, "write an APIService's status");
+        }
+    }
+    let any = !documents.is_empty();
+    server.aggregator.documents.store(Arc::new(documents));
+    any
+}
+
+fn services(server: &ApiServer) -> Vec<APIService> {
+    let row = server.table.find(GROUP, "v1", "apiservices");
+    let collection = row.as_ref().and_then(|row| server.collection(row));
+    let snapshot = collection.map(|collection| collection.snapshot());
+    let entries = snapshot.iter().flat_map(|snapshot| snapshot.range("", None));
+    entries.filter_map(|entry| serde_json::from_slice(&entry.bytes).ok()).collect()
+}
+
+async fn judge(server: &ApiServer, name: &str, spec: &APIServiceSpec) -> (Verdict, Option<Document>) {
+    if spec.service.is_none() {
+        return (Verdict::local(), None);
+    }
+    let (group, version) = (spec.group.clone().unwrap_or_default(), spec.version.clone().unwrap_or_default());
+    // What was known of it stays, marked as stale, while it does not answer.
+    let mut document = server.aggregator.documents().get(name).cloned().unwrap_or_default();
+    (document.group_priority, document.version_priority) = (spec.group_priority_minimum, spec.version_priority);
+    let path = format!("/apis/{group}/{version}");
+    (document.group, document.version) = (group, version);
+    let (service, slices) = backing(server, spec);
+    let verdict = match judge::endpoints(spec, service.as_ref(), &slices) {
+        Err(verdict) => verdict,
+        Ok(addresses) => match ask(server, name, spec, &addresses[0].to_string(), &path).await {
+            Err(why) => {
+                Verdict::failed(format!("failing or missing response from https://{}{path}: {why}", addresses[0]))
+            }
+            Ok(resources) => {
+                document.resources = Some(resources);
+                let index = ask(server, name, spec, &addresses[0].to_string(), "/openapi/v3").await.unwrap_or_default();
+                let listed = &index["paths"][path.trim_start_matches('/')]["serverRelativeURL"];
+                document.openapi =
+                    listed.as_str().and_then(|url| url.split_once("hash=")).map(|(_, hash)| hash.to_owned());
+                Verdict::passed()
+            }
+        },
+    };
+    document.available = verdict.available;
+    (verdict, Some(document))
+}
+
+/// GETs a document of another server, as the aggregator itself.
+async fn ask(
+    server: &ApiServer,
+    name: &str,
+    spec: &APIServiceSpec,
+    address: &str,
+    path: &str,
+) -> Result<Value, String> {
+    let client = server.aggregator.client(name, spec).map_err(|error| error.message)?;
+    let mut request = Request::get(format!("https://{address}{path}"))
+        .header(header::ACCEPT, "application/json")
+        .body(reply::full(bytes::Bytes::new()))
+        .map_err(|error| error.to_string())?;
+    request.headers_mut().extend(headers::of(&User::new(IDENTITY, &[MASTERS])));
+    let answered = async {
+        let response =
+            client.request(request).await.map_err(|error| crate::connect::forward::cause(&error).to_string())?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(format!("bad status from https://{address}{path}: {}", status.as_u16()));
+        }
+        let body =
+            Limited::new(response.into_body(), DOCUMENT_MAX).collect().await.map_err(|error| error.to_string())?;
+        serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string())
+    };
+    tokio::time::timeout(ANSWER_TIMEOUT, answered).await.unwrap_or_else(|_| Err("context deadline exceeded".to_owned()))
+}
+
+/// Writes the condition if it is not what the object says already.
+async fn tell(
+    client: &Client,
+    service: &APIService,
+    name: &str,
+    verdict: &Verdict,
+    now: Timestamp,
+) -> Result<(), kube::Error> {
+    let held = service.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let held = held.into_iter().find(|condition| condition.type_ == "Available");
+    let status = if verdict.available { "True" } else { "False" };
+    let same = held.is_some_and(|held| {
+        held.status == status
+            && held.reason.as_deref() == Some(verdict.reason)
+            && held.message.as_deref() == Some(&verdict.message)
+    });
+    if same {
+        return Ok(());
+    }
+    let since = held.filter(|held| held.status == status).and_then(|held| held.last_transition_time.clone());
+    let since = since.map_or_else(|| json!(whole_seconds(now)), |since| json!(since));
+    let condition = json!({"type": "Available", "status": status, "reason": verdict.reason,
+        "message": verdict.message, "lastTransitionTime": since});
+    let patch = Patch::Merge(json!({"status": {"conditions": [condition]}}));
+    let api: Api<APIService> = Api::all(client.clone());
+    match api.patch_status(name, &PatchParams::default(), &patch).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        result => result.map(drop),
+    }
+}
+
+const TRUST: &str = "extension-apiserver-authentication";
+
+/// How an extension server knows this server and its clients.
+fn trust_map(authorities: &Authorities) -> ConfigMap {
+    let list = |names: &[&str]| json!(names).to_string();
+    let mut data = BTreeMap::from([("client-ca-file".to_owned(), authorities.clients.clone())]);
+    if !authorities.front_proxy.is_empty() {
+        data.extend([
+            ("requestheader-client-ca-file".to_owned(), authorities.front_proxy.clone()),
+            ("requestheader-allowed-names".to_owned(), list(&["front-proxy-client"])),
+            ("requestheader-username-headers".to_owned(), list(&["X-Remote-User"])),
+            ("requestheader-uid-headers".to_owned(), list(&["X-Remote-Uid"])),
+            ("requestheader-group-headers".to_owned(), list(&["X-Remote-Group"])),
+            ("requestheader-extra-headers-prefix".to_owned(), list(&["X-Remote-Extra-"])),
+        ]);
+    }
+    let metadata =
+        ObjectMeta { name: Some(TRUST.to_owned()), namespace: Some("kube-system".to_owned()), ..ObjectMeta::default() };
+    ConfigMap { metadata, data: Some(data), ..ConfigMap::default() }
+}

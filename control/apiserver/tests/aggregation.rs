@@ -1,0 +1,205 @@
+//! Groups of other servers: who gets through to them, what they are told, and how they show.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
+use serde_json::{Value, json};
+use support::{Api, DEADLINE};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use wharf_apiserver::aggregate::availability::{self, Authorities};
+use wharf_apiserver::aggregate::{self, FrontProxy};
+use wharf_apiserver::listen;
+use wharf_auth::{Identity, Pki, ServerNames};
+use wharf_registry::{Row, Scope, Strategy, Subresource, Typed, builtin};
+use wharf_types::{Gvk, Gvr};
+
+/// APIServices without rules, for as long as there is no kind with rules.
+struct Plain;
+
+impl Strategy for Plain {
+    type Object = APIService;
+}
+
+fn rows() -> Vec<Row> {
+    if builtin::rows().iter().any(|row| row.gvr.group == aggregate::GROUP) {
+        return Vec::new();
+    }
+    let gvk = Gvk::of::<APIService>();
+    vec![Row {
+        gvr: Gvr { group: gvk.group.clone(), version: gvk.version.clone(), resource: "apiservices".into() },
+        gvk,
+        list_kind: "APIServiceList".to_owned(),
+        singular: "apiservice".to_owned(),
+        short_names: Vec::new(),
+        categories: Vec::new(),
+        scope: Scope::Cluster,
+        storage: "apiregistration.k8s.io/apiservices".to_owned(),
+        subresources: vec![Subresource::Status],
+        kind: Arc::new(Typed(Plain)),
+        convert: None,
+    }]
+}
+
+struct Cluster {
+    api: Api,
+    address: SocketAddr,
+    ca: String,
+    cancel: CancellationToken,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+/// A server with an extension server beside it, which asks for the front proxy's certificate.
+async fn cluster() -> Cluster {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let now = Timestamp::now();
+    let own = Pki::open(&directory.path().join("own"), now).expect("PKI");
+    let front = Pki::open(&directory.path().join("front"), now).expect("PKI");
+    let leaf = own.serving("wardle", &ServerNames::of(&["wardle.default.svc".to_owned()]), now).expect("a certificate");
+    let acceptor = TlsAcceptor::from(listen::tls(&front, &leaf).expect("TLS"));
+    let socket = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = socket.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = socket.accept().await {
+            let Ok(stream) = acceptor.accept(stream).await else { continue };
+            let shown = stream.get_ref().1.peer_certificates().is_some();
+            let service = hyper::service::service_fn(move |request| answer(request, shown));
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    let (chain, key) = front.client(&Identity::new("front-proxy-client", &[]), now).expect("a client").chain().expect("a chain");
+    let api = Api::fronting(rows(), FrontProxy { chain, key }).await;
+    for name in ["default", "kube-system"] {
+        api.post("/api/v1/namespaces", &json!({"metadata": {"name": name}})).await.expect(201);
+    }
+    let cancel = CancellationToken::new();
+    let authorities = Authorities { clients: "CLIENTS".to_owned(), front_proxy: "FRONT".to_owned() };
+    tokio::spawn(availability::keep(api.server.clone(), authorities, cancel.clone()));
+    Cluster { api, address, ca: own.ca_pem().to_owned(), cancel }
+}
+
+async fn answer(request: Request<Incoming>, shown: bool) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    let path = request.uri().to_string();
+    let all = |name: &str| {
+        let values = request.headers().get_all(name).iter();
+        values.map(|value| value.to_str().expect("text").to_owned()).collect::<Vec<_>>()
+    };
+    let body = match path.as_str() {
+        "/apis/wardle.example.com/v1" => json!({"kind": "APIResourceList", "resources": [
+            {"name": "flunders", "singularName": "flunder", "namespaced": true, "kind": "Flunder", "verbs": ["list"]}]}),
+        "/openapi/v3" => json!({"paths": {"apis/wardle.example.com/v1": {
+            "serverRelativeURL": "/openapi/v3/apis/wardle.example.com/v1?hash=ABC"}}}),
+        "/apis/wardle.example.com/v1/away" => {
+            let response = Response::builder().status(302).header(header::LOCATION, "https://evil.example/");
+            return Ok(response.body(Full::default()).expect("a response"));
+        }
+        _ => json!({"uri": path, "shown": shown, "user": all("x-remote-user"), "groups": all("x-remote-group"),
+            "authorization": all("authorization")}),
+    };
+    let response = Response::builder().header(header::CONTENT_TYPE, "application/json").body(body.to_string().into());
+    Ok(response.expect("a response"))
+}
+
+const APISERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
+const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+
+impl Cluster {
+    async fn add_service(&self) {
+        let service = json!({"metadata": {"name": "wardle"}, "spec": {"clusterIP": "None", "ports": [{"name": "https", "port": 443}]}});
+        self.api.post("/api/v1/namespaces/default/services", &service).await.expect(201);
+        let slice = json!({"metadata": {"name": "wardle-1", "labels": {"kubernetes.io/service-name": "wardle"}},
+            "addressType": "IPv4", "ports": [{"name": "https", "port": self.address.port()}],
+            "endpoints": [{"addresses": [self.address.ip().to_string()], "conditions": {"ready": true}}]});
+        self.api.post(SLICES, &slice).await.expect(201);
+    }
+
+    async fn add(&self) {
+        use base64::Engine;
+        let ca = base64::engine::general_purpose::STANDARD.encode(&self.ca);
+        let object = json!({"metadata": {"name": "v1.wardle.example.com"}, "spec": {
+            "group": "wardle.example.com", "version": "v1", "groupPriorityMinimum": 2000, "versionPriority": 200,
+            "caBundle": ca, "service": {"namespace": "default", "name": "wardle", "port": 443}}});
+        self.api.post(APISERVICES, &object).await.expect(201);
+    }
+
+    /// Waits until the condition has this reason.
+    async fn becomes(&self, reason: &str) -> Value {
+        let wait = async {
+            loop {
+                let object = self.api.get(&format!("{APISERVICES}/v1.wardle.example.com")).await.expect(200);
+                let condition = &object["status"]["conditions"][0];
+                if condition["reason"] == reason {
+                    return condition.clone();
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, wait).await.unwrap_or_else(|_| panic!("the reason becomes {reason}"))
+    }
+}
+
+const GROUP: &str = "/apis/wardle.example.com/v1";
+
+#[tokio::test]
+async fn another_servers_group_is_reached_as_the_user_and_shown_in_discovery() {
+    let cluster = cluster().await;
+    cluster.api.get(&format!("{GROUP}/flunders")).await.expect(404);
+    cluster.add_service().await;
+    cluster.add().await;
+    let condition = cluster.becomes("Passed").await;
+    assert_eq!((&condition["status"], &condition["message"]), (&json!("True"), &json!("all checks passed")));
+    let claims = [("x-remote-user", "root"), ("x-remote-group", "system:masters"), ("authorization", "Bearer mine")];
+    let told = cluster.api.request(Method::GET, &format!("{GROUP}/flunders?limit=5"), &claims, "").await.expect(200);
+    assert_eq!(told["uri"], format!("{GROUP}/flunders?limit=5"));
+    assert_eq!((&told["shown"], &told["user"]), (&json!(true), &json!(["tester"])));
+    assert_eq!((&told["groups"], &told["authorization"]), (&json!(["dev", "system:authenticated"]), &json!([])));
+    let away = cluster.api.get(&format!("{GROUP}/away")).await;
+    assert_eq!((away.code.as_u16(), away.headers.get("location")), (502, None));
+
+    let groups = cluster.api.get("/apis").await.expect(200);
+    let last = groups["groups"].as_array().expect("groups").last().expect("a group").clone();
+    assert_eq!(last["preferredVersion"]["groupVersion"], "wardle.example.com/v1");
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let aggregated = cluster.api.get_as("/apis", accept).await.expect(200);
+    let last = aggregated["items"].as_array().expect("items").last().expect("a group").clone();
+    assert_eq!(last["versions"][0]["resources"][0]["resource"], "flunders");
+    let index = cluster.api.get("/openapi/v3").await.expect(200);
+    let url = "/openapi/v3/apis/wardle.example.com/v1?hash=ABC";
+    assert_eq!(index["paths"]["apis/wardle.example.com/v1"]["serverRelativeURL"], url);
+    assert_eq!(cluster.api.get(url).await.expect(200)["uri"], url);
+    assert_eq!(cluster.api.get(GROUP).await.expect(200)["kind"], "APIResourceList");
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_be_reached_is_unavailable() {
+    let cluster = cluster().await;
+    cluster.add().await;
+    let condition = cluster.becomes("ServiceNotFound").await;
+    assert_eq!(condition["message"], "service/wardle in \"default\" is not present");
+    let refused = cluster.api.get(&format!("{GROUP}/flunders")).await;
+    assert_eq!((refused.code.as_u16(), &refused.bytes[..]), (503, &b"service unavailable\n"[..]));
+    cluster.add_service().await;
+    cluster.becomes("Passed").await;
+    cluster.api.delete(&format!("{SLICES}/wardle-1")).await.expect(200);
+    cluster.becomes("EndpointsNotFound").await;
+    assert_eq!(cluster.api.get(&format!("{GROUP}/flunders")).await.code, 503);
+    let trust = cluster.api.get("/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication").await.expect(200);
+    assert_eq!((&trust["data"]["client-ca-file"], &trust["data"]["requestheader-client-ca-file"]), (&json!("CLIENTS"), &json!("FRONT")));
+    assert_eq!(trust["data"]["requestheader-allowed-names"], "[\"front-proxy-client\"]");
+}
