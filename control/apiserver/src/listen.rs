@@ -235,9 +235,9 @@ enum Shown {
 impl Shown {
     fn of(chain: &[CertificateDer<'static>], front_proxies: Option<&dyn ClientCertVerifier>) -> Self {
         let held = || chain.to_vec().into();
-        let front = front_proxies.zip(chain.split_first()).is_some_and(|(verifier, (leaf, rest))| {
-            verifier.verify_client_cert(leaf, rest, UnixTime::now()).is_ok()
-        });
+        let front = front_proxies
+            .zip(chain.split_first())
+            .is_some_and(|(verifier, (leaf, rest))| verifier.verify_client_cert(leaf, rest, UnixTime::now()).is_ok());
         if front { Shown::FrontProxy(FrontProxyCertificates(held())) } else { Shown::Client(PeerCertificates(held())) }
     }
 }

@@ -83,7 +83,8 @@ async fn cluster() -> Cluster {
             tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
         }
     });
-    let (chain, key) = front.client(&Identity::new("front-proxy-client", &[]), now).expect("a client").chain().expect("a chain");
+    let (chain, key) =
+        front.client(&Identity::new("front-proxy-client", &[]), now).expect("a client").chain().expect("a chain");
     let api = Api::fronting(rows(), FrontProxy { chain, key }).await;
     for name in ["default", "kube-system"] {
         api.post("/api/v1/namespaces", &json!({"metadata": {"name": name}})).await.expect(201);
@@ -199,7 +200,14 @@ async fn a_server_that_cannot_be_reached_is_unavailable() {
     cluster.api.delete(&format!("{SLICES}/wardle-1")).await.expect(200);
     cluster.becomes("EndpointsNotFound").await;
     assert_eq!(cluster.api.get(&format!("{GROUP}/flunders")).await.code, 503);
-    let trust = cluster.api.get("/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication").await.expect(200);
-    assert_eq!((&trust["data"]["client-ca-file"], &trust["data"]["requestheader-client-ca-file"]), (&json!("CLIENTS"), &json!("FRONT")));
+    let trust = cluster
+        .api
+        .get("/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication")
+        .await
+        .expect(200);
+    assert_eq!(
+        (&trust["data"]["client-ca-file"], &trust["data"]["requestheader-client-ca-file"]),
+        (&json!("CLIENTS"), &json!("FRONT"))
+    );
     assert_eq!(trust["data"]["requestheader-allowed-names"], "[\"front-proxy-client\"]");
 }

@@ -269,3 +269,42 @@ async fn large_replies_are_compressed_for_who_can_unpack_them() {
     assert!(plain.headers.get("content-encoding").is_none());
     assert_eq!(text.as_bytes(), plain.bytes);
 }
+
+/// What a list shows at each meeting of `resourceVersion`, `resourceVersionMatch` and `limit`: upstream's table in
+/// "The resourceVersion parameter" of the API concepts. `then` stands for a version from before `m000` was deleted.
+#[tokio::test]
+async fn versions_matches_and_limits_meet_as_upstream_says() {
+    let api = with_maps(2).await;
+    let then = revision(&api.get(CONFIG_MAPS).await.expect(200));
+    api.delete(&format!("{CONFIG_MAPS}/m000")).await.expect(200);
+    let (now, exact): (&[&str], &[&str]) = (&["m001"], &["m000", "m001"]);
+    let refused: &[&str] = &["422"];
+    for (version, rule, limit, expected, continues) in [
+        ("", "", 0, now, false),
+        ("", "", 5, now, false),
+        ("0", "", 0, now, false),
+        ("0", "", 1, now, false),
+        ("then", "", 0, now, false),
+        ("then", "", 1, &exact[..1], true),
+        ("", "NotOlderThan", 0, refused, false),
+        ("0", "NotOlderThan", 0, now, false),
+        ("then", "NotOlderThan", 0, now, false),
+        ("then", "NotOlderThan", 1, now, false),
+        ("", "Exact", 0, refused, false),
+        ("0", "Exact", 0, refused, false),
+        ("then", "Exact", 0, exact, false),
+        ("then", "Exact", 1, &exact[..1], true),
+    ] {
+        let version = version.replace("then", &then.to_string());
+        let path = format!("{CONFIG_MAPS}?resourceVersion={version}&resourceVersionMatch={rule}&limit={limit}");
+        let answer = api.get(&path).await;
+        if answer.code != 200 {
+            assert_eq!([answer.code.as_str()], *expected, "{path}");
+            continue;
+        }
+        assert_eq!(names(&answer.json), expected, "{path}");
+        assert_eq!(answer.json["metadata"]["continue"].is_string(), continues, "{path}");
+        let shown = revision(&answer.json);
+        assert_eq!(shown == then, expected.len() == 2 || continues, "{path} shows {shown}");
+    }
+}

@@ -258,7 +258,8 @@ async fn streams_that_are_opened_and_reset_at_once_end_the_connection() {
     let running = start().await;
     // GET https /, by the static table; then RST_STREAM with CANCEL.
     let headers = [0x82, 0x87, 0x84, 0x41, 1, b'x'];
-    let pair = |index: u32| [frame(1, 5, 2 * index + 1, &headers), frame(3, 0, 2 * index + 1, &8_u32.to_be_bytes())].concat();
+    let pair =
+        |index: u32| [frame(1, 5, 2 * index + 1, &headers), frame(3, 0, 2 * index + 1, &8_u32.to_be_bytes())].concat();
     let attack: Vec<u8> = (0..2000).flat_map(pair).collect();
     let frames = frames_until(&running, &attack, GOAWAY).await;
     let (_, goodbye) = frames.last().expect("a goodbye");
@@ -273,7 +274,8 @@ async fn headers_that_are_too_long_are_refused() {
     let ask = async |length: usize| {
         let client = Client { alpn: b"http/1.1", ..CLIENT };
         let mut stream = client.connect(&running, Some((&running.pki, &identity))).await.expect("connect");
-        let request = format!("GET /livez HTTP/1.1\r\nHost: x\r\nX-Long: {}\r\nConnection: close\r\n\r\n", "x".repeat(length));
+        let request =
+            format!("GET /livez HTTP/1.1\r\nHost: x\r\nX-Long: {}\r\nConnection: close\r\n\r\n", "x".repeat(length));
         // The server may answer, and close, before it has read everything.
         let _ = stream.write_all(request.as_bytes()).await;
         let mut head = [0; 12];

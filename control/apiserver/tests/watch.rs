@@ -245,3 +245,55 @@ async fn a_watch_can_be_had_over_a_websocket() {
         other => panic!("{other:?}"),
     }
 }
+
+/// Where a watch begins, by `sendInitialEvents`, `resourceVersion` and `resourceVersionMatch`.
+#[tokio::test]
+async fn initial_events_versions_and_matches_meet_as_upstream_says() {
+    let api = Api::with_namespace().await;
+    api.post(CONFIG_MAPS, &config_map("old", &json!({}))).await.expect(201);
+    let then = revision(&api.get(CONFIG_MAPS).await.expect(200)).to_string();
+    api.post(CONFIG_MAPS, &config_map("new", &json!({}))).await.expect(201);
+    let (all, since, none): (&[&str], &[&str], &[&str]) = (&["new", "old"], &["new"], &[]);
+    for (initial, version, rule, expected) in [
+        ("", "", "", Some(all)),
+        ("", "0", "", Some(all)),
+        ("", "then", "", Some(since)),
+        ("", "then", "NotOlderThan", None),
+        ("true", "", "NotOlderThan", Some(all)),
+        ("true", "0", "NotOlderThan", Some(all)),
+        ("true", "then", "NotOlderThan", Some(all)),
+        ("true", "", "", None),
+        ("true", "then", "Exact", None),
+        ("false", "", "NotOlderThan", Some(none)),
+        ("false", "0", "NotOlderThan", Some(none)),
+        ("false", "then", "NotOlderThan", Some(since)),
+        ("false", "then", "", None),
+    ] {
+        let initial = if initial.is_empty() { String::new() } else { format!("&sendInitialEvents={initial}") };
+        let version = version.replace("then", &then);
+        let path = format!(
+            "{CONFIG_MAPS}?watch=1&allowWatchBookmarks=true{initial}&resourceVersion={version}&resourceVersionMatch={rule}"
+        );
+        let Some(expected) = expected else {
+            api.get(&path).await.refused(422, "Invalid", "resourceVersionMatch");
+            continue;
+        };
+        let mut watch = api.watch(&path).await;
+        // What comes after the beginning tells where that ended.
+        api.post(CONFIG_MAPS, &config_map("mark", &json!({}))).await.expect(201);
+        let (mut seen, mut marked) = (Vec::new(), false);
+        loop {
+            let event = watch.next().await.expect("an event");
+            let meta = &event["object"]["metadata"];
+            match (event["type"].as_str(), meta["name"].as_str()) {
+                (Some("BOOKMARK"), _) => marked |= meta["annotations"]["k8s.io/initial-events-end"] == "true",
+                (_, Some("mark")) => break,
+                (_, name) => seen.push(name.unwrap_or_default().to_owned()),
+            }
+        }
+        seen.sort();
+        assert_eq!(seen, expected, "{path}");
+        assert_eq!(marked, initial.ends_with("=true"), "{path}");
+        api.delete(&format!("{CONFIG_MAPS}/mark")).await.expect(200);
+    }
+}

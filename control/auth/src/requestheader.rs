@@ -115,13 +115,8 @@ mod tests {
 
     #[tokio::test]
     async fn headers_count_with_the_front_proxys_certificate_alone() {
-        let headers = [
-            (USER, "jane"),
-            (GROUP, "dev"),
-            (GROUP, "ops"),
-            (UID, "u"),
-            ("x-remote-extra-example.org%2fscope", "a"),
-        ];
+        let headers =
+            [(USER, "jane"), (GROUP, "dev"), (GROUP, "ops"), (UID, "u"), ("x-remote-extra-example.org%2fscope", "a")];
         let jane = "jane dev,ops,system:authenticated u {\"example.org/scope\": [\"a\"]}";
         check(Some(FRONT_PROXY), &headers, jane).await;
         check(Some(FRONT_PROXY), &[], "none").await;

@@ -18,7 +18,12 @@ impl Union {
 
     /// Front proxies; client certificates; bearer tokens refused; health and version for everyone.
     pub fn built_in() -> Self {
-        Self::new(vec![Arc::new(crate::RequestHeader), Arc::new(crate::x509::X509), Arc::new(NoTokens), Arc::new(Anonymous)])
+        Self::new(vec![
+            Arc::new(crate::RequestHeader),
+            Arc::new(crate::x509::X509),
+            Arc::new(NoTokens),
+            Arc::new(Anonymous),
+        ])
     }
 }
 

@@ -143,11 +143,12 @@ fn same_order(new: &PodSpec, old: &PodSpec, path: &Path) -> Errors {
 /// A request or limit, once given, can be changed but not taken away.
 fn kept(new: &Container, old: &Container, path: &Path) -> Errors {
     type Amounts = Option<BTreeMap<String, Quantity>>;
-    let part = |container: &Container, get: fn(&ResourceRequirements) -> &Amounts| {
+    type Get = fn(&ResourceRequirements) -> &Amounts;
+    let part = |container: &Container, get: Get| {
         container.resources.as_ref().and_then(|resources| get(resources).clone()).unwrap_or_default()
     };
     let mut errors = Vec::new();
-    let parts: [(&str, fn(&ResourceRequirements) -> &Amounts); 2] =
+    let parts: [(&str, Get); 2] =
         [("limits", |resources| &resources.limits), ("requests", |resources| &resources.requests)];
     for (name, get) in parts {
         let now = part(new, get);
