@@ -211,7 +211,7 @@ mod tests {
     fn debugged(names: &[&str], image: &str) -> String {
         let all: Vec<String> = names.iter().map(|name| format!("{{name: {name}, image: {image}}}")).collect();
         format!(
-            "{{metadata: {{name: p, resourceVersion: "5"}}, spec: {{containers: [{{name: a, image: i}}], ephemeralContainers: [{}]}}}}",
+            "{{metadata: {{name: p, resourceVersion: '5'}}, spec: {{containers: [{{name: a, image: i}}], ephemeralContainers: [{}]}}}}",
             all.join(",")
         )
     }
@@ -239,7 +239,7 @@ mod tests {
     }
 
     fn sized(resources: &str) -> String {
-        format!("{{metadata: {{name: p, resourceVersion: "5"}}, spec: {{containers: [{{name: a, image: i, resources: {{{resources}}}}}]}}}}")
+        format!("{{metadata: {{name: p, resourceVersion: '5'}}, spec: {{containers: [{{name: a, image: i, resources: {{{resources}}}}}]}}}}")
     }
 
     #[test]
