@@ -25,8 +25,8 @@ use crate::process;
 use crate::table::Table;
 
 const WATCHERS: usize = 1_000;
-/// Watches on one connection; the server allows 250.
-const ON_ONE_CONNECTION: usize = 200;
+/// Watches on one connection; the server allows 100.
+const ON_ONE_CONNECTION: usize = 100;
 const WRITES: usize = 20;
 
 type Sender = http2::SendRequest<Empty<Bytes>>;
