@@ -122,8 +122,19 @@ struct InProcess(User);
 impl ApiServer {
     /// Loads every row's collection from the store. The cache must be running.
     pub async fn new(options: Options) -> Result<Arc<Self>, wharf_cache::Error> {
-        let Options { table, cache, admission, authenticator, authorizer, rbac, views, allocators, nodes, front_proxy, clock } =
-            options;
+        let Options {
+            table,
+            cache,
+            admission,
+            authenticator,
+            authorizer,
+            rbac,
+            views,
+            allocators,
+            nodes,
+            front_proxy,
+            clock,
+        } = options;
         let health = Health::default();
         // Named as upstream's, which monitoring asks for by name.
         health.add(Check::new("etcd", {

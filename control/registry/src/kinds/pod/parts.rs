@@ -239,7 +239,9 @@ mod tests {
     }
 
     fn sized(resources: &str) -> String {
-        format!("{{metadata: {{name: p, resourceVersion: '5'}}, spec: {{containers: [{{name: a, image: i, resources: {{{resources}}}}}]}}}}")
+        format!(
+            "{{metadata: {{name: p, resourceVersion: '5'}}, spec: {{containers: [{{name: a, image: i, resources: {{{resources}}}}}]}}}}"
+        )
     }
 
     #[test]
