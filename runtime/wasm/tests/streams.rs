@@ -182,7 +182,7 @@ async fn a_forwarded_port_leads_into_the_pod() {
     let mut answer = String::new();
     tokio::time::timeout(PATIENCE, connection.read_to_string(&mut answer)).await.expect("in time").unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-    let refused = bench.runtime.port_forward(&sandbox, 8001).await.err().expect("nothing listens there");
+    let refused = bench.runtime.port_forward(&sandbox, 8001).await.expect_err("nothing listens there");
     assert_eq!(refused.to_string(), "dial tcp4 127.0.0.1:8001: connect: connection refused");
 }
 
