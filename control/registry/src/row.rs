@@ -79,6 +79,11 @@ impl Row {
         self.scope == Scope::Namespaced
     }
 
+    /// True for custom resources and their definitions, which upstream serves from an API server of their own.
+    pub fn is_extension(&self) -> bool {
+        self.kind.is_custom() || self.gvr.group == "apiextensions.k8s.io"
+    }
+
     pub fn has(&self, subresource: Subresource) -> bool {
         self.subresources.contains(&subresource)
     }

@@ -149,6 +149,9 @@ fn validate(call: &Call, object: &dyn AnyObject) -> Result<(), ApiError> {
     let kind = &call.row.kind;
     let name_check = |name: &str| kind.validate_name(name);
     let mut errors = rules::validate(object.meta(), call.row.namespaced(), name_check, &Path::new("metadata"));
+    if call.row.is_extension() {
+        rules::relax(&mut errors);
+    }
     errors.extend(kind.validate(object));
     errors.extend(kind.validate_new(object));
     if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(&call.row.gvk, object.name(), &errors)) }

@@ -246,6 +246,9 @@ fn keep_all_but_finalizers(object: &mut dyn AnyObject, old: &dyn AnyObject) {
 fn validate(call: &Call, rules: Rules, object: &dyn AnyObject, old: &dyn AnyObject) -> field::Errors {
     let kind = &call.row.kind;
     let mut errors = rules::validate_update(object.meta(), old.meta(), &Path::new("metadata"));
+    if call.row.is_extension() {
+        rules::relax(&mut errors);
+    }
     match rules {
         Rules::Main => {
             errors.extend(kind.validate_change(object, old));
