@@ -11,7 +11,9 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
+use serde_json::Number;
+
+use crate::tree::{Map, Value};
 
 /// Most duplicates reported for one body; upstream stops at as many.
 pub const DUPLICATES_MAX: usize = 100;
@@ -19,6 +21,9 @@ pub const DUPLICATES_MAX: usize = 100;
 pub const YAML_VALUES_MAX: usize = 1 << 20;
 /// Most bytes of text that one YAML body may expand to.
 pub const YAML_TEXT_MAX_BYTES: usize = 32 << 20;
+
+/// Most fields of a map among which each further one is looked for.
+const SEARCHED_MAX: usize = 64;
 
 /// The encodings in which a body can come as text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,14 +56,20 @@ pub enum Error {
 
 /// A body, read.
 #[derive(Debug, PartialEq)]
-pub struct Decoded {
-    pub value: Value,
+pub struct Decoded<V = serde_json::Value> {
+    pub value: V,
     /// In upstream's words, in order of appearance: `duplicate field "spec.replicas"`.
     pub duplicates: Vec<String>,
 }
 
 /// Reads a body.
 pub fn decode(bytes: &[u8], encoding: EncodingKind) -> Result<Decoded, Error> {
+    let Decoded { value, duplicates } = decode_tree(bytes, encoding)?;
+    Ok(Decoded { value: value.into_json(), duplicates })
+}
+
+/// Reads a body into a document that borrows from it.
+pub fn decode_tree(bytes: &[u8], encoding: EncodingKind) -> Result<Decoded<Value<'_>>, Error> {
     let report = RefCell::new(Report::default());
     let value = match encoding {
         EncodingKind::Json => {
@@ -144,54 +155,58 @@ impl Node<'_> {
 }
 
 impl<'de> DeserializeSeed<'de> for Node<'_> {
-    type Value = Value;
+    type Value = Value<'de>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value<'de>, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for Node<'_> {
-    type Value = Value;
+    type Value = Value<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON value")
     }
 
-    fn visit_unit<E: serde::de::Error>(self) -> Result<Value, E> {
+    fn visit_unit<E: serde::de::Error>(self) -> Result<Value<'de>, E> {
         self.charge(0).map(|()| Value::Null)
     }
 
-    fn visit_none<E: serde::de::Error>(self) -> Result<Value, E> {
+    fn visit_none<E: serde::de::Error>(self) -> Result<Value<'de>, E> {
         self.visit_unit()
     }
 
-    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Value, E> {
-        self.charge(0).map(|()| value.into())
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Value<'de>, E> {
+        self.charge(0).map(|()| Value::Bool(value))
     }
 
-    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Value, E> {
-        self.charge(0).map(|()| value.into())
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Value<'de>, E> {
+        self.charge(0).map(|()| Value::Number(value.into()))
     }
 
-    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value, E> {
-        self.charge(0).map(|()| value.into())
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value<'de>, E> {
+        self.charge(0).map(|()| Value::Number(value.into()))
     }
 
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value<'de>, E> {
         self.charge(0)?;
         Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom(format!("{value} has no JSON form")))
     }
 
-    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Value, E> {
-        self.charge(value.len()).map(|()| value.into())
+    fn visit_borrowed_str<E: serde::de::Error>(self, value: &'de str) -> Result<Value<'de>, E> {
+        self.charge(value.len()).map(|()| Value::String(Cow::Borrowed(value)))
     }
 
-    fn visit_string<E: serde::de::Error>(self, value: String) -> Result<Value, E> {
-        self.charge(value.len()).map(|()| value.into())
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Value<'de>, E> {
+        self.charge(value.len()).map(|()| Value::String(Cow::Owned(value.to_owned())))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+    fn visit_string<E: serde::de::Error>(self, value: String) -> Result<Value<'de>, E> {
+        self.charge(value.len()).map(|()| Value::String(Cow::Owned(value)))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value<'de>, A::Error> {
         self.charge(0)?;
         let mut list = Vec::new();
         while let Some(item) = items.next_element_seed(Node {
@@ -201,42 +216,51 @@ impl<'de> Visitor<'de> for Node<'_> {
         })? {
             list.push(item);
         }
-        Ok(list.into())
+        Ok(Value::List(list))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value<'de>, A::Error> {
         self.charge(0)?;
-        let mut map = Map::new();
-        let mut merged = None;
+        let mut fields = Vec::new();
+        let (mut merged, mut is_sorted) = (None, true);
         while let Some(Key(key)) = entries.next_key()? {
+            // Told as they come; a map too large for that is looked through when it has been read.
+            let is_last = fields.last().is_none_or(|(last, _): &(Cow<'de, str>, Value<'de>)| *last < key);
+            is_sorted &= is_last;
+            if !is_sorted && fields.len() <= SEARCHED_MAX && fields.iter().any(|(held, _)| *held == key) {
+                self.report.borrow_mut().duplicate(&self.path, &key);
+            }
             let path = Path::Field(&self.path, &key);
             let value = entries.next_value_seed(Node { report: self.report, path, yaml: self.yaml })?;
             if self.yaml && key == "<<" {
                 merged = Some(value);
-            } else if map.insert(key.as_ref().to_owned(), value).is_some() {
-                self.report.borrow_mut().duplicate(&self.path, &key);
+            } else {
+                fields.push((key, value));
             }
         }
+        let map = Map::from_read(fields, |key| self.report.borrow_mut().duplicate(&self.path, key));
         match merged {
-            Some(merged) => merge_in(map, merged).map(Value::Object).map_err(A::Error::custom),
-            None => Ok(map.into()),
+            Some(merged) => merge_in(map, merged).map(Value::Map).map_err(A::Error::custom),
+            None => Ok(Value::Map(map)),
         }
     }
 }
 
 /// YAML's `<<`: fields of the merged maps that the map itself does not have; of several, the first wins.
-fn merge_in(mut map: Map<String, Value>, merged: Value) -> Result<Map<String, Value>, &'static str> {
+fn merge_in<'a>(mut map: Map<'a>, merged: Value<'a>) -> Result<Map<'a>, &'static str> {
     let sources = match merged {
-        Value::Object(source) => vec![Value::Object(source)],
-        Value::Array(sources) => sources,
+        Value::Map(source) => vec![Value::Map(source)],
+        Value::List(sources) => sources,
         _ => return Err("map merge requires map or sequence of maps as the value"),
     };
     for source in sources {
-        let Value::Object(source) = source else {
+        let Value::Map(source) = source else {
             return Err("map merge requires map or sequence of maps as the value");
         };
         for (key, value) in source {
-            map.entry(key).or_insert(value);
+            if map.get(&key).is_none() {
+                map.insert(key, value);
+            }
         }
     }
     Ok(map)
@@ -287,9 +311,9 @@ impl<'de> Visitor<'de> for KeyVisitor {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
-    use super::*;
+    use super::{decode, *};
 
     fn check(body: &str, encoding: EncodingKind, value: Value, duplicates: &[&str]) {
         let decoded = decode(body.as_bytes(), encoding).unwrap_or_else(|error| panic!("{body}: {error}"));

@@ -89,6 +89,12 @@ pub trait Plugin: Send + Sync + 'static {
 
     fn handles(&self, operation: Operation) -> bool;
 
+    /// True where the plugin looks at whole objects as JSON, and so must see `metadata.managedFields`, which objects go
+    /// through the chain without. Costs a decoding for each write: say so only while there is somebody to show them to.
+    fn sees_managed_fields(&self) -> bool {
+        false
+    }
+
     async fn admit(&self, _write: &mut Attributes, _cluster: &dyn Reader, _notes: &mut Notes) -> Result<(), ApiError> {
         Ok(())
     }
@@ -150,6 +156,11 @@ impl Chain {
 
     pub fn handles(&self, operation: Operation) -> bool {
         self.plugins.iter().any(|plugin| plugin.handles(operation))
+    }
+
+    /// True where some plugin that takes part must see managed fields.
+    pub fn sees_managed_fields(&self, operation: Operation) -> bool {
+        self.plugins.iter().any(|plugin| plugin.handles(operation) && plugin.sees_managed_fields())
     }
 
     /// Runs the mutating side of each plugin, and all of them once more where a webhook or policy has changed something.

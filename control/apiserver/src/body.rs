@@ -6,12 +6,14 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use wharf_machinery::apply::Sent;
 use wharf_machinery::body::{self, EncodingKind};
 use wharf_machinery::protobuf;
+use wharf_machinery::tree::Value;
 use wharf_registry::Row;
 use wharf_types::{ApiError, BoxObject, GroupVersion, Gvk};
 
+use crate::managed;
 use crate::options::FieldValidation;
 use crate::reply::Body;
 
@@ -64,18 +66,20 @@ pub fn encoding(headers: &HeaderMap) -> Result<EncodingKind, ApiError> {
     value.to_str().ok().and_then(EncodingKind::of).ok_or_else(|| ApiError::unsupported_media_type(READ))
 }
 
-/// Reads an object of the row's kind.
-pub fn object(bytes: &[u8], headers: &HeaderMap, row: &Row) -> Result<Decoded<BoxObject>, ApiError> {
-    read_as(bytes, headers, &row.gvk, |value, unknown| {
-        row.kind.decode(value, unknown).map_err(|error| error.to_string())
+/// Reads an object of the row's kind, and what was sent of its managed fields.
+pub fn object(bytes: &[u8], headers: &HeaderMap, row: &Row) -> Result<Decoded<(BoxObject, Sent)>, ApiError> {
+    read_as(bytes, headers, &row.gvk, |mut document, unknown| {
+        let sent = managed::take_sent(&mut document)?;
+        let object = row.kind.read(document, unknown).map_err(|error| error.to_string())?;
+        Ok((object, sent))
     })
 }
 
 /// Reads an object of another kind than the row's: `Scale`, `Binding`, `Eviction`.
 pub fn typed<T: DeserializeOwned>(bytes: &[u8], headers: &HeaderMap, kind: &Gvk) -> Result<Decoded<T>, ApiError> {
-    read_as(bytes, headers, kind, |value, unknown| {
+    read_as(bytes, headers, kind, |document, unknown| {
         let mut report = |path: serde_ignored::Path<'_>| unknown(path.to_string().replace(".?", ""));
-        T::deserialize(serde_ignored::Deserializer::new(value, &mut report)).map_err(|error| error.to_string())
+        T::deserialize(serde_ignored::Deserializer::new(document, &mut report)).map_err(|error| error.to_string())
     })
 }
 
@@ -83,7 +87,7 @@ fn read_as<T>(
     bytes: &[u8],
     headers: &HeaderMap,
     kind: &Gvk,
-    decode: impl FnOnce(&Value, &mut dyn FnMut(String)) -> Result<T, String>,
+    decode: impl FnOnce(Value<'_>, &mut dyn FnMut(String)) -> Result<T, String>,
 ) -> Result<Decoded<T>, ApiError> {
     let unrecognized = |why: String| {
         let summary = summary(bytes);
@@ -97,41 +101,59 @@ fn read_as<T>(
             return Err(ApiError::unsupported_media_type(READ_AS_TEXT));
         }
         let value = protobuf::decode_object(bytes, kind).map_err(|error| unrecognized(error.to_string()))?;
-        body::Decoded { value, duplicates: Vec::new() }
+        body::Decoded { value: Value::from(value), duplicates: Vec::new() }
     } else {
-        body::decode(bytes, encoding(headers)?)
+        body::decode_tree(bytes, encoding(headers)?)
             .map_err(|error| unrecognized(format!("couldn't get version/kind; {error}")))?
     };
     let body::Decoded { value, duplicates } = decoded;
-    if !value.is_object() {
+    if value.as_map().is_none() {
         return Err(unrecognized("couldn't get version/kind; the body is no object".to_owned()));
     }
-    check_kind(&value, kind)?;
+    let sent = SentType::of(&value);
+    check_type(&sent, kind)?;
     let mut strict = duplicates;
-    let object = decode(&value, &mut |path| {
+    let object = decode(value, &mut |path| {
         if strict.len() < STRICT_ERRORS_MAX {
             strict.push(format!("unknown field {path:?}"));
         }
     });
-    let object = object.map_err(|why| cannot_handle(&value, kind, &why))?;
+    let object = object.map_err(|why| cannot_handle(&sent, kind, &why))?;
     Ok(Decoded { object, strict })
 }
 
+/// What a body says it is.
+struct SentType {
+    api_version: String,
+    kind: String,
+}
+
+impl SentType {
+    fn of(value: &Value<'_>) -> Self {
+        let text = |field| value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+        Self { api_version: text("apiVersion"), kind: text("kind") }
+    }
+}
+
 /// Refuses a body that says it is of another kind. One that says nothing is what the path says.
-pub fn check_kind(value: &Value, expected: &Gvk) -> Result<(), ApiError> {
-    let text = |field| value.get(field).and_then(Value::as_str).unwrap_or_default();
-    let (api_version, kind) = (text("apiVersion"), text("kind"));
-    if !kind.is_empty() && kind != expected.kind {
+pub fn check_kind(value: &serde_json::Value, expected: &Gvk) -> Result<(), ApiError> {
+    let text = |field| value.get(field).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+    check_type(&SentType { api_version: text("apiVersion"), kind: text("kind") }, expected)
+}
+
+fn check_type(sent: &SentType, expected: &Gvk) -> Result<(), ApiError> {
+    let SentType { api_version, kind } = sent;
+    if !kind.is_empty() && *kind != expected.kind {
         let why = format!(
             "converting ({}.{kind}) to ({}.{}): unknown conversion",
             GroupVersion::parse(api_version).version,
             expected.version,
             expected.kind
         );
-        return Err(cannot_handle(value, expected, &why));
+        return Err(cannot_handle(sent, expected, &why));
     }
     let expected_version = expected.group_version().to_string();
-    if !api_version.is_empty() && api_version != expected_version {
+    if !api_version.is_empty() && *api_version != expected_version {
         return Err(ApiError::bad_request(format!(
             "the API version in the data ({api_version}) does not match the expected API version ({expected_version})"
         )));
@@ -139,10 +161,12 @@ pub fn check_kind(value: &Value, expected: &Gvk) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn cannot_handle(value: &Value, expected: &Gvk, why: &str) -> ApiError {
-    let text = |field| value.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let kind = text("kind").unwrap_or(&expected.kind);
-    let api_version = text("apiVersion").map_or_else(|| expected.group_version(), GroupVersion::parse);
+fn cannot_handle(sent: &SentType, expected: &Gvk, why: &str) -> ApiError {
+    let kind = if sent.kind.is_empty() { &*expected.kind } else { &sent.kind };
+    let api_version = match sent.api_version.as_str() {
+        "" => expected.group_version(),
+        api_version => GroupVersion::parse(api_version),
+    };
     let version = api_version.version;
     ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {}: {why}", expected.kind))
 }

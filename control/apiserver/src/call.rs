@@ -8,11 +8,13 @@ use jiff::Timestamp;
 use wharf_admission::{Attributes, Notes, Operation, Reader};
 use wharf_auth::{Decision, User};
 use wharf_cache::{Collection, Entry, Error as CacheError};
+use wharf_machinery::apply::text;
 use wharf_registry::{Asked, Row, Subresource};
 use wharf_store::{Change, Precondition};
 use wharf_types::{ApiError, BoxObject, Gvr};
 
 use crate::escalation;
+use crate::managed;
 use crate::options;
 use crate::query::Query;
 use crate::server::ApiServer;
@@ -121,6 +123,66 @@ impl Call {
         escalation::check(self, write).await
     }
 
+    /// As [`Call::admit`], for a write whose managed fields travel beside it: a plugin that must see them is shown them, and
+    /// what it makes of them counts if it is valid.
+    pub async fn admit_with(
+        &mut self,
+        write: &mut Attributes,
+        managed: &mut Option<Vec<u8>>,
+        held: Option<&[u8]>,
+    ) -> Result<(), ApiError> {
+        if !self.server.admission.sees_managed_fields(write.operation) {
+            return self.admit(write).await;
+        }
+        managed::show(write, managed.as_deref(), held);
+        self.admit(write).await?;
+        match managed::take_back(write, managed.as_deref()) {
+            Ok(changed) => *managed = changed,
+            Err(why) => self.warn([format!(
+                ".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated mutating admission controller; please fix your requests: {why}"
+            )]),
+        }
+        Ok(())
+    }
+
+    /// As [`Call::validate`], for a write whose managed fields travel beside it.
+    pub async fn validate_with(
+        &mut self,
+        write: &mut Attributes,
+        managed: Option<&[u8]>,
+        held: Option<&[u8]>,
+    ) -> Result<(), ApiError> {
+        if !self.server.admission.sees_managed_fields(write.operation) {
+            return self.validate(write).await;
+        }
+        managed::show(write, managed, held);
+        self.validate(write).await?;
+        // Validation changes nothing.
+        let _ = managed::take_back(write, managed);
+        Ok(())
+    }
+
+    /// May the user create the object, which an update or apply of it comes to where there is none?
+    pub async fn authorize_create(&self) -> Result<(), ApiError> {
+        let gvr = self.gvr();
+        let attributes = wharf_auth::Attributes {
+            verb: "create".to_owned(),
+            resource_request: true,
+            group: gvr.group.to_string(),
+            version: gvr.version.to_string(),
+            resource: gvr.resource.to_string(),
+            namespace: self.namespace.clone().unwrap_or_default(),
+            name: self.name.clone(),
+            ..wharf_auth::Attributes::default()
+        };
+        match self.server.authorizer.authorize(&self.user, &attributes).await {
+            Decision::Allow(_) => Ok(()),
+            Decision::Deny(_) | Decision::NoOpinion(_) => {
+                Err(ApiError::forbidden(gvr, &self.name, attributes.refusal(&self.user)))
+            }
+        }
+    }
+
     /// Runs the validating plugins on a write that is otherwise ready.
     pub async fn validate(&mut self, write: &Attributes) -> Result<(), ApiError> {
         let server = self.server.clone();
@@ -158,12 +220,14 @@ fn has_own_kind(subresource: Option<Subresource>) -> bool {
     !matches!(subresource, Some(Subresource::Binding | Subresource::Eviction))
 }
 
-/// Reads an entry that is in the row's version. Failing means that the store's content is not ours.
+/// Reads an entry that is in the row's version, without managed fields. Failing means that the store's content is not ours.
 pub fn decode_stored(row: &Row, entry: &Entry) -> Result<BoxObject, ApiError> {
-    row.kind.decode_stored(&entry.bytes).map_err(|error| {
+    let mut object = row.kind.decode_stored(&entry.bytes).map_err(|error| {
         tracing::error!(key = %entry.key, %error, "a stored object cannot be read");
         ApiError::internal(format!("read stored object {}: {error}", entry.key))
-    })
+    })?;
+    object.meta_mut().managed_fields = None;
+    Ok(object)
 }
 
 /// The cluster as admission plugins see it.
@@ -209,7 +273,7 @@ impl Reader for Cluster<'_> {
         let old = decode_stored(&row, &entry)?;
         row.kind.prepare_for_status_update(&mut *object, &*old);
         object.meta_mut().resource_version = None;
-        let change = Change::Put(object.to_vec().into());
+        let change = Change::Put(managed::encode(&*object, text::managed(&entry.bytes)).into());
         match self.0.cache.commit(&entry.key, Precondition::At(entry.revision), change).await {
             Ok(_) => Ok(()),
             Err(CacheError::Conflict { .. }) => Err(ApiError::modified(gvr, &name)),

@@ -19,6 +19,7 @@ pub mod health;
 mod index;
 mod listbody;
 pub mod listen;
+mod managed;
 mod measure;
 pub mod metrics;
 pub mod negotiate;

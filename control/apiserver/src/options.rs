@@ -11,6 +11,7 @@ use wharf_types::field::{self, Path};
 use wharf_types::meta::DeleteOptions;
 use wharf_types::{ApiError, Gvk};
 
+use crate::managed::{MANAGER_MAX, is_printable};
 use crate::query::Query;
 
 /// `metav1.ListOptions`, for lists, watches and deletes of collections.
@@ -181,12 +182,32 @@ pub enum FieldValidation {
 pub struct WriteOptions {
     pub dry_run: bool,
     pub validation: FieldValidation,
+    /// An apply takes what others own.
+    pub force: bool,
 }
 
 impl WriteOptions {
     /// `kind` is that of the options, for the message.
     pub fn parse(query: &Query, kind: &'static str) -> Result<Self, ApiError> {
-        let mut errors = dry_run_errors(query.all("dryRun"));
+        Self::parse_after(query, kind, Vec::new())
+    }
+
+    /// The options of a patch, of which some are for an apply only.
+    pub fn parse_patch(query: &Query, is_apply: bool) -> Result<Self, ApiError> {
+        let mut errors = Vec::new();
+        let manager = Path::new("fieldManager");
+        if is_apply && query.get("fieldManager").is_none() {
+            errors.push(field::Error::required(&manager, "is required for apply patch"));
+        }
+        if !is_apply && query.optional_flag("force").is_some() {
+            errors.push(field::Error::forbidden(&Path::new("force"), "may not be specified for non-apply patch"));
+        }
+        Self::parse_after(query, "PatchOptions", errors)
+    }
+
+    fn parse_after(query: &Query, kind: &'static str, mut errors: field::Errors) -> Result<Self, ApiError> {
+        errors.extend(manager_errors(query.get("fieldManager").unwrap_or_default()));
+        errors.extend(dry_run_errors(query.all("dryRun")));
         let path = Path::new("fieldValidation");
         let validation = match query.get("fieldValidation").unwrap_or_default() {
             "" | "Warn" => FieldValidation::Warn,
@@ -198,7 +219,7 @@ impl WriteOptions {
             }
         };
         refuse(kind, errors)?;
-        Ok(Self { dry_run: !query.all("dryRun").is_empty(), validation })
+        Ok(Self { dry_run: !query.all("dryRun").is_empty(), validation, force: query.flag("force") })
     }
 }
 
@@ -221,6 +242,20 @@ pub fn admitted(query: &Query, operation: Operation) -> Option<Value> {
         }
     }
     Some(options)
+}
+
+/// Source: `ValidateFieldManager`.
+fn manager_errors(manager: &str) -> field::Errors {
+    let path = Path::new("fieldManager");
+    let mut errors = Vec::new();
+    if manager.len() > MANAGER_MAX {
+        errors.push(field::Error::too_long(&path, MANAGER_MAX));
+    }
+    for (position, c) in manager.char_indices().filter(|(_, c)| !is_printable(*c)) {
+        let why = format!("invalid character U+{:04X} (at position {position})", u32::from(c));
+        errors.push(field::Error::invalid(&path, manager, why));
+    }
+    errors
 }
 
 fn dry_run_errors(values: &[String]) -> field::Errors {

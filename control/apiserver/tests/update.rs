@@ -125,9 +125,10 @@ async fn bad_patches_are_refused() {
         async move { api.request(Method::PATCH, A, &[("content-type", kind)], body).await }
     };
     let (merge, json) = ("application/merge-patch+json", "application/json-patch+json");
-    let message = "accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
+    let message = "accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
     send("application/json", "{}").await.refused(415, "UnsupportedMediaType", message);
-    send("application/apply-patch+yaml", "{}").await.refused(415, "UnsupportedMediaType", message);
+    let message = "fieldManager: Required value: is required for apply patch";
+    send("application/apply-patch+yaml", "{}").await.refused(422, "Invalid", message);
     send(merge, "{").await.refused(400, "BadRequest", "error decoding patch");
     send(json, "{}").await.expect(400);
     send(json, r#"[{"op":"test","path":"/data/k","value":"other"}]"#).await.expect(422);

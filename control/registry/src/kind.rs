@@ -6,12 +6,14 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
+use wharf_machinery::apply::{Root, text};
+use wharf_machinery::tree::Value as Tree;
 use wharf_types::field::Errors;
 use wharf_types::meta::DeleteOptions;
 use wharf_types::{AnyObject, BoxObject};
 
 use crate::row::Subresource;
-use crate::strategy::{Asked, Column, Graceful, Scale, Strategy};
+use crate::strategy::{Asked, Column, FieldPaths, Graceful, Scale, Strategy};
 use crate::wire;
 
 /// A body that does not have the shape of its kind.
@@ -24,7 +26,11 @@ pub struct DecodeError(pub String);
 pub trait Kind: Send + Sync {
     /// Reads an object; `unknown` is called with the path of each field that the kind does not have (`spec.foo`).
     fn decode(&self, value: &Value, unknown: &mut dyn FnMut(String)) -> Result<BoxObject, DecodeError>;
-    /// Reads an object that the server itself has written.
+    /// As [`Kind::decode`], of a document that is given away.
+    fn read(&self, document: Tree<'_>, unknown: &mut dyn FnMut(String)) -> Result<BoxObject, DecodeError> {
+        self.decode(&document.into_json(), unknown)
+    }
+    /// Reads an object that the server itself has written, without its managed fields.
     fn decode_stored(&self, bytes: &[u8]) -> Result<BoxObject, DecodeError>;
     fn default(&self, object: &mut dyn AnyObject);
     fn prepare_for_create(&self, object: &mut dyn AnyObject);
@@ -58,6 +64,14 @@ pub trait Kind: Send + Sync {
     fn orphans_by_default(&self) -> bool;
     fn scale(&self, object: &dyn AnyObject) -> Option<Scale>;
     fn set_scale(&self, object: &mut dyn AnyObject, replicas: i32);
+    /// How server-side apply merges the kind's objects.
+    fn merge_root(&self) -> Root {
+        Root::deduced()
+    }
+    /// See [`Strategy::reset_fields`].
+    fn reset_fields(&self, _subresource: Option<Subresource>) -> Option<FieldPaths> {
+        None
+    }
     /// The kind's JSON schema; the types that it refers to are added to the generator's definitions.
     fn schema(&self, generator: &mut schemars::SchemaGenerator) -> schemars::Schema;
     /// The schema of a kind that is not built in, as version 2 or 3 of OpenAPI has it; references start with `#/definitions/`.
@@ -88,12 +102,6 @@ impl<S: Strategy> Typed<S> {
         object.downcast_ref().expect("object is of its row's kind")
     }
 
-    fn read(&self, value: &Value, unknown: &mut dyn FnMut(String)) -> Result<S::Object, DecodeError> {
-        let mut report = |path: serde_ignored::Path<'_>| unknown(dotted(&path));
-        S::Object::deserialize(serde_ignored::Deserializer::new(value, &mut report))
-            .map_err(|error| DecodeError(error.to_string()))
-    }
-
     fn of_mut<'a>(&self, object: &'a mut dyn AnyObject) -> &'a mut S::Object {
         object.downcast_mut().expect("object is of its row's kind")
     }
@@ -101,17 +109,20 @@ impl<S: Strategy> Typed<S> {
 
 impl<S: Strategy> Kind for Typed<S> {
     fn decode(&self, value: &Value, unknown: &mut dyn FnMut(String)) -> Result<BoxObject, DecodeError> {
-        let normal = wire::normalize(value).map_err(|error| DecodeError(error.to_string()))?;
-        let mut object = self.read(value, unknown)?;
-        if let Cow::Owned(normal) = &normal {
-            // Unknown fields are those of the body as it came, also where they are empty.
-            object = self.read(normal, &mut |_| {})?;
-        }
+        self.read(Tree::from(value), unknown)
+    }
+
+    fn read(&self, mut document: Tree<'_>, unknown: &mut dyn FnMut(String)) -> Result<BoxObject, DecodeError> {
+        wire::normalize(&mut document).map_err(|error| DecodeError(error.to_string()))?;
+        let mut report = |path: serde_ignored::Path<'_>| unknown(dotted(&path));
+        let object = S::Object::deserialize(serde_ignored::Deserializer::new(document, &mut report))
+            .map_err(|error| DecodeError(error.to_string()))?;
         Ok(Box::new(object))
     }
 
     fn decode_stored(&self, bytes: &[u8]) -> Result<BoxObject, DecodeError> {
-        let object: S::Object = serde_json::from_slice(bytes).map_err(|error| DecodeError(error.to_string()))?;
+        let (rest, _) = text::split(bytes);
+        let object: S::Object = serde_json::from_slice(&rest).map_err(|error| DecodeError(error.to_string()))?;
         Ok(Box::new(object))
     }
 
@@ -209,6 +220,14 @@ impl<S: Strategy> Kind for Typed<S> {
 
     fn set_scale(&self, object: &mut dyn AnyObject, replicas: i32) {
         self.0.set_scale(self.of_mut(object), replicas);
+    }
+
+    fn merge_root(&self) -> Root {
+        Root::built_in(&self.schema_name())
+    }
+
+    fn reset_fields(&self, subresource: Option<Subresource>) -> Option<FieldPaths> {
+        self.0.reset_fields(subresource)
     }
 
     fn schema(&self, generator: &mut schemars::SchemaGenerator) -> schemars::Schema {

@@ -30,4 +30,4 @@ pub use convert::{Convert, ConvertError, Converted, Edit, Mapped, ordered};
 pub use kind::{DecodeError, Kind, Typed};
 pub use kinds::priorityclass::{SYSTEM_CLASSES, SystemClass};
 pub use row::{Row, Scope, Subresource, Table};
-pub use strategy::{Asked, Column, Graceful, Scale, Strategy};
+pub use strategy::{Asked, Column, FieldPaths, Graceful, Scale, Strategy};

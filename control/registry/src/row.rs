@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use wharf_machinery::apply::{Filter, Set};
 use wharf_types::{Gvk, Gvr};
 
 use crate::convert::Convert;
@@ -86,6 +87,21 @@ impl Row {
 
     pub fn has(&self, subresource: Subresource) -> bool {
         self.subresources.contains(&subresource)
+    }
+
+    /// What writers of the row or its subresource do not come to own.
+    pub fn filter(&self, subresource: Option<Subresource>) -> Filter {
+        if let Some(fields) = self.kind.reset_fields(subresource) {
+            return Filter::Reset(Set::of(fields));
+        }
+        match subresource {
+            None if self.has(Subresource::Status) => Filter::Reset(Set::of(&[&["status"]])),
+            Some(Subresource::Status) => Filter::Reset(Set::of(&[&["spec"]])),
+            Some(Subresource::Finalize) => Filter::Reset(Set::of(&[&["status"]])),
+            Some(Subresource::EphemeralContainers) => Filter::Only(Set::of(&[&["spec", "ephemeralContainers"]])),
+            Some(Subresource::Resize) => Filter::Only(Set::of(&[&["spec", "containers"], &["spec", "initContainers"]])),
+            _ => Filter::none(),
+        }
     }
 
     /// `/registry/pods/`

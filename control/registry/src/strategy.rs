@@ -24,6 +24,9 @@ pub struct Column<T = &'static str> {
     pub priority: i32,
 }
 
+/// Paths to fields, such as `metadata.labels`.
+pub type FieldPaths = &'static [&'static [&'static str]];
+
 /// How a DELETE proceeds (upstream's `RESTGracefulDeleteStrategy`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Graceful {
@@ -151,6 +154,13 @@ pub trait Strategy: Send + Sync + 'static {
     /// background for nearly all kinds.
     fn orphans_by_default(&self) -> bool {
         false
+    }
+
+    /// Fields that a write through the resource (none) or a subresource drops, so that no writer comes to own them there
+    /// (upstream's `GetResetFields`). None is what most kinds do: the status on a resource that has one, the spec on
+    /// `/status`.
+    fn reset_fields(&self, _subresource: Option<Subresource>) -> Option<FieldPaths> {
+        None
     }
 
     /// The `autoscaling/v1 Scale` view, for kinds with a `scale` subresource.

@@ -5,10 +5,8 @@
 //! kept them would see a change (and a forbidden one, in a pod) whenever such a client wrote back what it had read.
 //! Fields that are pointers in Go keep their zero; the tables here know which. Whatever stands in a map of strings stays.
 
-use std::borrow::Cow;
-
-use serde_json::{Map, Value};
 use wharf_machinery::quantity::{ParseError, Quantity};
+use wharf_machinery::tree::{Map, Value};
 
 /// Fields that hold keys of the user's own: what is in them is left as it is.
 const MAPS: &[&str] = &[
@@ -123,14 +121,10 @@ const DROPPED_ZERO: &[&str] = &[
     "updatedReplicas",
 ];
 
-/// The body without what would be lost, and with amounts in their canonical form; borrowed if it is that already.
-pub fn normalize(value: &Value) -> Result<Cow<'_, Value>, ParseError> {
-    if is_normal(value, "")? {
-        return Ok(Cow::Borrowed(value));
-    }
-    let mut value = value.clone();
-    fix(&mut value, "")?;
-    Ok(Cow::Owned(value))
+/// Makes of a body what upstream would have kept of it: what would be lost becomes null, which every kind reads as absent
+/// (so that fields that a kind does not have are still seen), and amounts take their canonical form.
+pub fn normalize(body: &mut Value<'_>) -> Result<(), ParseError> {
+    fix(body, "")
 }
 
 /// What becomes of a field.
@@ -139,78 +133,46 @@ enum Fate {
     /// Kept, and what is in it looked at in turn.
     Enter,
     Drop,
-    Write(Value),
+    /// Put into canonical form: one amount, or several by name.
+    Amount,
+    Amounts,
 }
 
-fn is_normal(value: &Value, under: &str) -> Result<bool, ParseError> {
+fn fix(value: &mut Value<'_>, under: &str) -> Result<(), ParseError> {
     match value {
-        Value::Object(fields) => {
-            for (field, value) in fields {
-                let normal = match fate(field, value, under)? {
-                    Fate::Keep => true,
-                    Fate::Enter => is_normal(value, field)?,
-                    Fate::Drop | Fate::Write(_) => false,
-                };
-                if !normal {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        }
-        Value::Array(items) => {
-            for item in items {
-                if !is_normal(item, under)? {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        }
-        _ => Ok(true),
-    }
-}
-
-fn fix(value: &mut Value, under: &str) -> Result<(), ParseError> {
-    match value {
-        Value::Object(fields) => {
-            let names: Vec<String> = fields.keys().cloned().collect();
-            for name in names {
-                match fate(&name, &fields[&name], under)? {
+        Value::Map(fields) => {
+            for (name, value) in fields.iter_mut() {
+                match fate(name, value, under) {
                     Fate::Keep => {}
-                    Fate::Enter => fix(&mut fields[&name], &name)?,
-                    Fate::Drop => {
-                        fields.remove(&name);
-                    }
-                    Fate::Write(value) => {
-                        fields.insert(name, value);
+                    Fate::Enter => fix(value, name)?,
+                    Fate::Drop => *value = Value::Null,
+                    Fate::Amount => make_canonical(value)?,
+                    Fate::Amounts => {
+                        let amounts = value.as_map_mut().into_iter().flat_map(Map::iter_mut);
+                        amounts.map(|(_, amount)| amount).try_for_each(make_canonical)?;
                     }
                 }
             }
+            Ok(())
         }
-        Value::Array(items) => {
-            for item in items {
-                fix(item, under)?;
-            }
-        }
-        _ => {}
+        Value::List(items) => items.iter_mut().try_for_each(|item| fix(item, under)),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Decides on one field of an object that stands under the field `under`.
-fn fate(field: &str, value: &Value, under: &str) -> Result<Fate, ParseError> {
+fn fate(field: &str, value: &Value<'_>, under: &str) -> Fate {
     // A RuntimeClass has its amounts one level further down.
     let amounts = AMOUNTS.contains(&field) && !(field == "overhead" && value.get("podFixed").is_some());
-    Ok(match value {
-        Value::Array(items) if items.is_empty() => Fate::Drop,
-        Value::Array(_) => Fate::Enter,
-        Value::Object(fields) if fields.is_empty() && (amounts || MAPS.contains(&field)) => Fate::Drop,
-        Value::Object(_) if MAPS.contains(&field) => Fate::Keep,
-        Value::Object(fields) if field == "selector" && is_map_of_strings(fields) => Fate::Keep,
-        Value::Object(fields) if amounts => canonical_amounts(fields)?.map_or(Fate::Keep, Fate::Write),
-        Value::Object(_) => Fate::Enter,
-        _ if AMOUNT.contains(&field) || field == "value" && AMOUNT_UNDER.contains(&under) => {
-            canonical(value)?.map_or(Fate::Keep, Fate::Write)
-        }
+    match value {
+        Value::List(items) if items.is_empty() => Fate::Drop,
+        Value::List(_) => Fate::Enter,
+        Value::Map(fields) if fields.is_empty() && (amounts || MAPS.contains(&field)) => Fate::Drop,
+        Value::Map(_) if MAPS.contains(&field) => Fate::Keep,
+        Value::Map(fields) if field == "selector" && is_map_of_strings(fields) => Fate::Keep,
+        Value::Map(_) if amounts => Fate::Amounts,
+        Value::Map(_) => Fate::Enter,
+        _ if AMOUNT.contains(&field) || field == "value" && AMOUNT_UNDER.contains(&under) => Fate::Amount,
         Value::String(text) if text.is_empty() && !KEPT_STRINGS.contains(&field) => Fate::Drop,
         Value::Bool(false) if field == "readOnly" && OPTIONAL_READ_ONLY.contains(&under) => Fate::Keep,
         Value::Bool(false) if DROPPED_FALSE.contains(&field) => Fate::Drop,
@@ -219,47 +181,63 @@ fn fate(field: &str, value: &Value, under: &str) -> Result<Fate, ParseError> {
             if in_status || DROPPED_ZERO.contains(&field) { Fate::Drop } else { Fate::Keep }
         }
         _ => Fate::Keep,
-    })
+    }
 }
 
 /// A Service's selector, unlike that of a Deployment.
-fn is_map_of_strings(fields: &Map<String, Value>) -> bool {
-    fields.values().all(Value::is_string)
+fn is_map_of_strings(fields: &Map<'_>) -> bool {
+    fields.iter().all(|(_, value)| value.as_str().is_some())
 }
 
-fn canonical_amounts(fields: &Map<String, Value>) -> Result<Option<Value>, ParseError> {
-    let mut changed: Option<Map<String, Value>> = None;
-    for (name, value) in fields {
-        if let Some(value) = canonical(value)? {
-            changed.get_or_insert_with(|| fields.clone()).insert(name.clone(), value);
-        }
-    }
-    Ok(changed.map(Value::Object))
-}
-
-/// The canonical form of an amount; none if it has it, or is none.
-fn canonical(value: &Value) -> Result<Option<Value>, ParseError> {
-    let text = match value {
-        Value::String(text) => Cow::Borrowed(text.as_str()),
-        Value::Number(number) => Cow::Owned(number.to_string()),
-        _ => return Ok(None),
+/// Writes an amount in its canonical form. What is no amount stays.
+fn make_canonical(value: &mut Value<'_>) -> Result<(), ParseError> {
+    let amount: Quantity = match value {
+        Value::String(text) => text.parse()?,
+        Value::Number(number) => number.to_string().parse()?,
+        _ => return Ok(()),
     };
-    let amount: Quantity = text.parse()?;
-    let written = Value::from(amount.to_string());
-    Ok((written != *value).then_some(written))
+    let written = amount.to_string();
+    if value.as_str() != Some(&written) {
+        *value = Value::String(written.into());
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value as Json;
+
     use super::*;
+
+    fn parse(yaml: &str) -> Json {
+        serde_yaml::from_str(yaml).unwrap()
+    }
+
+    /// The document without its nulls.
+    fn normal(given: &Json) -> Result<Json, ParseError> {
+        let mut document = Value::from(given);
+        normalize(&mut document)?;
+        let mut json = document.into_json();
+        drop_nulls(&mut json);
+        Ok(json)
+    }
+
+    fn drop_nulls(json: &mut Json) {
+        match json {
+            Json::Object(fields) => {
+                fields.retain(|_, value| !value.is_null());
+                fields.values_mut().for_each(drop_nulls);
+            }
+            Json::Array(items) => items.iter_mut().for_each(drop_nulls),
+            _ => {}
+        }
+    }
 
     #[track_caller]
     fn check(given: &str, expected: &str) {
-        let parse = |yaml: &str| -> Value { serde_yaml::from_str(yaml).unwrap() };
-        let given = parse(given);
-        let normal = normalize(&given).unwrap();
-        assert_eq!(*normal, parse(expected));
-        assert!(matches!(normalize(&normal), Ok(Cow::Borrowed(_))), "once is enough");
+        let once = normal(&parse(given)).unwrap();
+        assert_eq!(once, parse(expected));
+        assert_eq!(normal(&once).unwrap(), once, "once is enough");
     }
 
     #[test]
@@ -293,7 +271,7 @@ mod tests {
             "{resources: {limits: {cpu: 500m, memory: 1Gi}, requests: {cpu: '1'}}}",
         );
         check("{emptyDir: {sizeLimit: 2048Ki}}", "{emptyDir: {sizeLimit: 2Mi}}");
-        let bad: Value = serde_yaml::from_str("{resources: {limits: {cpu: much}}}").unwrap();
-        assert!(normalize(&bad).unwrap_err().to_string().starts_with("quantities must match the regular expression"));
+        let bad = parse("{resources: {limits: {cpu: much}}}");
+        assert!(normal(&bad).unwrap_err().to_string().starts_with("quantities must match the regular expression"));
     }
 }

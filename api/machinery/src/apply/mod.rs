@@ -12,6 +12,7 @@ mod path;
 mod reconcile;
 pub mod schema;
 mod set;
+pub mod text;
 mod tracker;
 mod updater;
 mod validate;

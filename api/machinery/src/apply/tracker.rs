@@ -112,6 +112,19 @@ impl Tracker<'_> {
         Ok(Some(managers.to_json()))
     }
 
+    /// As [`Tracker::update`], where tracking is known to have begun though `held` may be empty: a part of an object.
+    pub fn continued(
+        &self,
+        old: &Value<'_>,
+        new: &Value<'_>,
+        held: &[u8],
+        manager: &str,
+    ) -> Result<Option<String>, String> {
+        let mut managers = Managers::parse(held)?;
+        self.update_managers(&mut managers, old, new, manager)?;
+        Ok(managers.to_json())
+    }
+
     fn update_managers(
         &self,
         managers: &mut Managers,

@@ -110,6 +110,21 @@ impl<'a> Value<'a> {
     }
 }
 
+impl From<serde_json::Value> for Value<'static> {
+    fn from(value: serde_json::Value) -> Self {
+        match value {
+            serde_json::Value::Null => Value::Null,
+            serde_json::Value::Bool(value) => Value::Bool(value),
+            serde_json::Value::Number(number) => Value::Number(number),
+            serde_json::Value::String(text) => Value::String(Cow::Owned(text)),
+            serde_json::Value::Array(items) => Value::List(items.into_iter().map(Value::from).collect()),
+            serde_json::Value::Object(fields) => {
+                fields.into_iter().map(|(key, value)| (Cow::Owned(key), Value::from(value))).collect()
+            }
+        }
+    }
+}
+
 impl<'a> From<&'a serde_json::Value> for Value<'a> {
     fn from(value: &'a serde_json::Value) -> Self {
         match value {
@@ -228,6 +243,15 @@ impl<'a> Map<'a> {
         fields.dedup_by(|later, kept| later.0 == kept.0);
         fields.reverse();
         Self(fields)
+    }
+}
+
+impl<'a> IntoIterator for Map<'a> {
+    type Item = (Cow<'a, str>, Value<'a>);
+    type IntoIter = std::vec::IntoIter<Self::Item>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
     }
 }
 

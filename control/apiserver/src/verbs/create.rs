@@ -15,6 +15,7 @@ use wharf_types::{AnyObject, ApiError, BoxObject};
 
 use crate::body;
 use crate::call::Call;
+use crate::managed::{self, Made, Owners};
 use crate::options::WriteOptions;
 use crate::reply::Reply;
 use crate::verbs::list::cache_error;
@@ -36,12 +37,13 @@ pub async fn create(call: &mut Call, bytes: Bytes) -> Result<Reply, ApiError> {
         return Err(ApiError::new(405, "MethodNotAllowed", why));
     }
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
-    let body::Decoded { mut object, strict } = body::object(&bytes, &call.headers, &call.row)?;
+    let body::Decoded { object: (mut object, sent), strict } = body::object(&bytes, &call.headers, &call.row)?;
     drop(bytes);
     call.warn(body::judge(strict, options.validation, &call.row.gvk)?);
     settle_namespace(call.namespace.as_deref(), object.meta_mut())?;
     call.row.kind.default(&mut *object);
-    let written = create_object(call, object, options.dry_run).await?;
+    let made = Made { object, owners: Owners::Sent(sent) };
+    let written = create_object(call, made, options.dry_run).await?;
     Ok(Reply::Object { code: StatusCode::CREATED, bytes: written.bytes })
 }
 
@@ -61,26 +63,28 @@ pub fn settle_namespace(namespace: Option<&str>, meta: &mut ObjectMeta) -> Resul
 }
 
 /// Creates an object that has its defaults; also what a PUT to a missing name comes to where the kind allows it.
-pub async fn create_object(call: &mut Call, object: BoxObject, dry_run: bool) -> Result<Written, ApiError> {
-    call.name = object.name().to_owned();
-    let mut write = call.attributes(Operation::Create, Some(object), None, dry_run);
-    call.admit(&mut write).await?;
+pub async fn create_object(call: &mut Call, made: Made, dry_run: bool) -> Result<Written, ApiError> {
+    call.name = made.object.name().to_owned();
+    let mut managed = managed::of_new(call, &made);
+    let mut write = call.attributes(Operation::Create, Some(made.object), None, dry_run);
+    call.admit_with(&mut write, &mut managed, None).await?;
+    let managed = managed.as_deref();
     let object = write.object.take().ok_or_else(|| ApiError::internal("an admission plugin took the object away"))?;
     let prefix = object.meta().generate_name.clone().filter(|_| object.name().is_empty()).unwrap_or_default();
     if prefix.is_empty() {
-        return store(call, object, dry_run).await;
+        return store(call, object, managed, dry_run).await;
     }
     for _ in 1..GENERATE_TRIES {
         let mut named = object.clone_box();
         named.meta_mut().name = Some(generate(&prefix));
-        match store(call, named, dry_run).await {
+        match store(call, named, managed, dry_run).await {
             Err(error) if error.is_already_exists() => {}
             result => return result,
         }
     }
     let mut named = object;
     named.meta_mut().name = Some(generate(&prefix));
-    store(call, named, dry_run).await.map_err(|mut error| {
+    store(call, named, managed, dry_run).await.map_err(|mut error| {
         if error.is_already_exists() {
             error.message += ", the server was not able to generate a unique name for the object";
         }
@@ -96,7 +100,12 @@ fn generate(prefix: &str) -> String {
 }
 
 /// Prepares, validates and commits one object under its name.
-async fn store(call: &mut Call, mut object: BoxObject, dry_run: bool) -> Result<Written, ApiError> {
+async fn store(
+    call: &mut Call,
+    mut object: BoxObject,
+    managed: Option<&[u8]>,
+    dry_run: bool,
+) -> Result<Written, ApiError> {
     call.name = object.name().to_owned();
     stamp(object.meta_mut(), call);
     let allocator = call.server.allocators.get(call.gvr()).cloned();
@@ -109,8 +118,8 @@ async fn store(call: &mut Call, mut object: BoxObject, dry_run: bool) -> Result<
     kind.stamp(&mut *object, None, &call.asked());
     validate(call, &*object)?;
     call.warn(kind.warnings(&*object, None));
-    let write = call.attributes(Operation::Create, Some(object), None, dry_run);
-    call.validate(&write).await?;
+    let mut write = call.attributes(Operation::Create, Some(object), None, dry_run);
+    call.validate_with(&mut write, managed, None).await?;
     let Some(object) = write.object else { return Err(ApiError::internal("the object to create is gone")) };
     let held = object.meta().resource_version.as_deref().unwrap_or_default();
     if !held.is_empty() && held != "0" {
@@ -120,10 +129,10 @@ async fn store(call: &mut Call, mut object: BoxObject, dry_run: bool) -> Result<
     if dry_run {
         return match call.collection.get(&key) {
             Some(_) => Err(ApiError::already_exists(call.gvr(), &call.name)),
-            None => Ok(Written { bytes: object.to_vec().into(), created: true }),
+            None => Ok(Written { bytes: managed::encode(&*object, managed).into(), created: true }),
         };
     }
-    let stored = versions::stored(&call.row, object.to_vec().into()).await?;
+    let stored = versions::stored(&call.row, managed::encode(&*object, managed).into()).await?;
     match call.server.cache.commit(&key, Precondition::Absent, Change::Put(stored)).await {
         Ok(committed) => {
             claim.into_iter().for_each(|claim| claim.keep());
@@ -142,7 +151,6 @@ fn stamp(meta: &mut ObjectMeta, call: &Call) {
     meta.deletion_timestamp = None;
     meta.deletion_grace_period_seconds = None;
     meta.self_link = None;
-    meta.managed_fields = None;
 }
 
 fn validate(call: &Call, object: &dyn AnyObject) -> Result<(), ApiError> {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use wharf_admission::Operation;
+use wharf_machinery::apply::text;
 use wharf_registry::meta::{FOREGROUND_FINALIZER, ORPHAN_FINALIZER};
 use wharf_registry::{Graceful, Kind, Row};
 use wharf_types::k8s::api::core::v1::Namespace;
@@ -15,6 +16,7 @@ use wharf_types::{AnyObject, ApiError, BoxObject, Gvk, Gvr};
 
 use crate::body;
 use crate::call::Call;
+use crate::managed;
 use crate::options;
 use crate::reply::Reply;
 use crate::verbs::write::{self, TRIES, whole_seconds};
@@ -111,7 +113,7 @@ pub async fn delete_object(call: &mut Call, options: &DeleteOptions) -> Result<O
             Plan::Mark { object, then_remove } => (object, then_remove),
         };
         if dry_run {
-            let bytes = Bytes::from(object.to_vec());
+            let bytes = Bytes::from(managed::encode(&*object, text::managed(&entry.bytes)));
             return Ok(if then_remove { Outcome::Gone(bytes) } else { Outcome::Stays(bytes) });
         }
         if object.same(&*old) {

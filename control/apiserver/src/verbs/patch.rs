@@ -1,25 +1,31 @@
-//! PATCH: JSON patch, merge patch and strategic merge patch, on the stored object as a GET returns it.
+//! PATCH: JSON patch, merge patch and strategic merge patch, on the stored object as a GET returns it; and server-side apply.
 //!
-//! A patch that meets another writer is applied again to what that one left. Server-side apply is not served yet: 415.
-//! Source: `k8s.io/apiserver/pkg/endpoints/handlers/patch.go`.
+//! A patch that meets another writer is applied again to what that one left. Source: `k8s.io/apiserver/pkg/endpoints/handlers/patch.go`.
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use serde_json::Value;
-use wharf_machinery::{body as reader, patch, schema};
+use wharf_cache::Entry;
+use wharf_machinery::apply::{Sent, text};
+use wharf_machinery::{body as reader, patch, schema, tree};
 use wharf_types::field::{self, Path};
 use wharf_types::{ApiError, Gvk};
 
 use crate::body;
 use crate::call::Call;
+use crate::managed::{self, Made, Owners};
 use crate::options::{FieldValidation, WriteOptions};
 use crate::reply::Reply;
+use crate::verbs::create::settle_namespace;
 use crate::verbs::update;
 use crate::verbs::write::{self, Plan, Rules};
 
 const JSON: &str = "application/json-patch+json";
 const MERGE: &str = "application/merge-patch+json";
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
+const APPLY: &str = "application/apply-patch+yaml";
 
 /// Bytes of a patch that a refusal quotes.
 const QUOTED_MAX: usize = 1024;
@@ -38,21 +44,34 @@ pub struct Patch {
     /// As it was sent, for messages.
     text: String,
     duplicates: Vec<String>,
+    /// True where the patch may be about managed fields, which otherwise need not be read.
+    on_managed_fields: bool,
+}
+
+fn media_type(headers: &HeaderMap) -> &str {
+    let sent = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    sent.split(';').next().unwrap_or_default().trim()
+}
+
+/// True for a server-side apply.
+pub fn is_apply(headers: &HeaderMap) -> bool {
+    media_type(headers) == APPLY
 }
 
 impl Patch {
     pub fn read(bytes: &[u8], headers: &HeaderMap) -> Result<Self, ApiError> {
-        let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let kind = match media_type.split(';').next().unwrap_or_default().trim() {
+        let kind = match media_type(headers) {
             JSON => Kind::Json,
             MERGE => Kind::Merge,
             STRATEGIC => Kind::Strategic,
-            _ => return Err(ApiError::unsupported_media_type(&[JSON, MERGE, STRATEGIC])),
+            _ => return Err(ApiError::unsupported_media_type(&[JSON, MERGE, STRATEGIC, APPLY])),
         };
         let decoded = reader::decode(bytes, reader::EncodingKind::Json)
             .map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?;
         let text = String::from_utf8_lossy(&bytes[..bytes.len().min(QUOTED_MAX)]).into_owned();
-        Ok(Self { kind, value: decoded.value, text, duplicates: decoded.duplicates })
+        let word = b"managedFields";
+        let on_managed_fields = bytes.windows(word.len()).any(|window| window == word);
+        Ok(Self { kind, value: decoded.value, text, duplicates: decoded.duplicates, on_managed_fields })
     }
 
     pub fn apply(&self, document: &mut Value, kind: &Gvk) -> Result<(), ApiError> {
@@ -72,42 +91,121 @@ impl Patch {
 
     /// What unknown and duplicate fields come to, as warnings or a refusal.
     pub fn judge(&self, unknown: Vec<String>, validation: FieldValidation) -> Result<Vec<String>, ApiError> {
-        let strict: Vec<String> = self.duplicates.iter().cloned().chain(unknown).collect();
+        let prefix = if self.kind == Kind::Json { "json patch " } else { "" };
+        let duplicates = self.duplicates.iter().map(|duplicate| format!("{prefix}{duplicate}"));
+        let strict: Vec<String> = duplicates.chain(unknown).collect();
         match validation {
             FieldValidation::Ignore => Ok(Vec::new()),
             FieldValidation::Strict if !strict.is_empty() => Err(self.refuse(body::strict_message(&strict))),
             _ => Ok(strict),
         }
     }
+
+    /// The object that the patch makes of what is stored, with what unknown and duplicate fields come to.
+    fn object(&self, call: &Call, entry: &Entry, validation: FieldValidation) -> Result<(Made, Vec<String>), ApiError> {
+        let row = &call.row;
+        let stored = if self.on_managed_fields { Cow::Borrowed(&entry.bytes[..]) } else { text::split(&entry.bytes).0 };
+        let mut document: Value = serde_json::from_slice(&stored).map_err(ApiError::internal)?;
+        self.apply(&mut document, &row.gvk)?;
+        body::check_kind(&document, &row.gvk)?;
+        let mut document = tree::Value::from(document);
+        let sent = match self.on_managed_fields {
+            true => managed::take_sent(&mut document).map_err(|why| self.refuse(why))?,
+            false => Sent::Nothing,
+        };
+        let mut unknown = Vec::new();
+        let read = row.kind.read(document, &mut |path| unknown.push(format!("unknown field {path:?}")));
+        let mut object = read.map_err(|error| self.refuse(error.to_string()))?;
+        let warnings = self.judge(unknown, validation)?;
+        Target::of(call).check(object.meta())?;
+        row.kind.default(&mut *object);
+        Ok((Made { object, owners: Owners::Sent(sent) }, warnings))
+    }
 }
 
 pub async fn patch(call: &mut Call, rules: Rules, bytes: Bytes) -> Result<Reply, ApiError> {
-    let options = WriteOptions::parse(&call.query, "PatchOptions")?;
+    if is_apply(&call.headers) {
+        return apply(call, rules, bytes).await;
+    }
+    let options = WriteOptions::parse_patch(&call.query, false)?;
     let patch = Patch::read(&bytes, &call.headers)?;
     if patch.kind == Kind::Strategic && call.row.kind.is_custom() {
         return Err(ApiError::unsupported_media_type(&[JSON, MERGE]));
     }
     drop(bytes);
-    let row = call.row.clone();
     let mut warnings = Vec::new();
-    let target = Target { name: call.name.clone(), namespace: call.namespace.clone() };
-    let not_found = call.not_found();
-    let mut make = |entry: Option<&wharf_cache::Entry>| {
-        let Some(entry) = entry else { return Err(not_found.clone()) };
-        let mut document: Value = serde_json::from_slice(&entry.bytes).map_err(ApiError::internal)?;
-        patch.apply(&mut document, &row.gvk)?;
-        body::check_kind(&document, &row.gvk)?;
-        let mut unknown = Vec::new();
-        let mut object = row
-            .kind
-            .decode(&document, &mut |path| unknown.push(format!("unknown field {path:?}")))
-            .map_err(|error| patch.refuse(error.to_string()))?;
-        warnings = patch.judge(unknown, options.validation)?;
-        target.check(object.meta())?;
-        row.kind.default(&mut *object);
-        Ok(object)
+    let mut make = |call: &Call, entry: Option<&Entry>| {
+        let (made, said) = patch.object(call, entry.ok_or_else(|| call.not_found())?, options.validation)?;
+        warnings = said;
+        Ok(made)
     };
-    let plan = Plan { rules, dry_run: options.dry_run, whole: false };
+    let plan = Plan { rules, dry_run: options.dry_run, whole: false, may_create: false };
+    let written = write::update(call, plan, &mut make).await?;
+    call.warn(warnings);
+    Ok(update::reply(written))
+}
+
+/// A configuration to apply.
+pub struct Config<'b> {
+    pub document: tree::Value<'b>,
+    duplicates: Vec<String>,
+}
+
+impl<'b> Config<'b> {
+    /// YAML, of which JSON is a part; one document.
+    pub fn read(bytes: &'b [u8]) -> Result<Self, ApiError> {
+        let bad = |why: String| ApiError::bad_request(format!("error decoding YAML: {why}"));
+        // Most clients send JSON, which the JSON reader reads many times faster.
+        let decoded = reader::decode_tree(bytes, reader::EncodingKind::Json)
+            .or_else(|_| reader::decode_tree(bytes, reader::EncodingKind::Yaml))
+            .map_err(|error| bad(error.to_string()))?;
+        match decoded.value {
+            tree::Value::Map(_) | tree::Value::Null => {}
+            _ => return Err(bad("error unmarshaling JSON: a configuration is an object".to_owned())),
+        }
+        Ok(Self { document: decoded.value, duplicates: decoded.duplicates })
+    }
+
+    /// What duplicate fields come to. Fields that the kind does not have are refused by the merge, whatever is asked.
+    pub fn judge(&self, validation: FieldValidation) -> Result<Vec<String>, ApiError> {
+        if self.duplicates.is_empty() || validation == FieldValidation::Ignore {
+            return Ok(Vec::new());
+        }
+        let key = |duplicate: &String| {
+            let path = duplicate.trim_start_matches("duplicate field ").trim_matches('"').to_owned();
+            format!("\n  key {:?} already set in map", path.rsplit('.').next().unwrap_or_default())
+        };
+        let keys: String = self.duplicates.iter().map(key).collect();
+        let why = format!("error converting YAML to JSON: yaml: unmarshal errors:{keys}");
+        match validation {
+            FieldValidation::Strict => Err(ApiError::bad_request(format!("error strict decoding YAML: {why}"))),
+            _ => Ok(vec![why]),
+        }
+    }
+}
+
+/// Server-side apply: the configuration is merged into the object, which is made if it is not there.
+async fn apply(call: &mut Call, rules: Rules, bytes: Bytes) -> Result<Reply, ApiError> {
+    let options = WriteOptions::parse_patch(&call.query, true)?;
+    let config = Config::read(&bytes)?;
+    let mut warnings = Vec::new();
+    let mut make = |call: &Call, entry: Option<&Entry>| {
+        let (mut object, managed) = managed::apply(call, entry, &config.document, options.force)?;
+        warnings = config.judge(options.validation)?;
+        let meta = object.meta_mut();
+        if entry.is_none()
+            && let Some(uid) = meta.uid.as_deref().filter(|uid| !uid.is_empty())
+        {
+            let why =
+                format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
+            return Err(ApiError::conflict(call.gvr(), &call.name, why));
+        }
+        settle_namespace(call.namespace.as_deref(), meta)?;
+        update::check_name(call, meta)?;
+        call.row.kind.default(&mut *object);
+        Ok(Made { object, owners: Owners::Settled(managed) })
+    };
+    let plan = Plan { rules, dry_run: options.dry_run, whole: false, may_create: true };
     let written = write::update(call, plan, &mut make).await?;
     call.warn(warnings);
     Ok(update::reply(written))
@@ -120,6 +218,10 @@ struct Target {
 }
 
 impl Target {
+    fn of(call: &Call) -> Self {
+        Self { name: call.name.clone(), namespace: call.namespace.clone() }
+    }
+
     fn check(&self, meta: &wharf_types::meta::ObjectMeta) -> Result<(), ApiError> {
         let (name, namespace) = (meta.name.as_deref().unwrap_or_default(), meta.namespace.as_deref());
         if name != self.name {

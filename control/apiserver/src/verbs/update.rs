@@ -2,24 +2,29 @@
 
 use bytes::Bytes;
 use http::StatusCode;
+use wharf_cache::Entry;
 use wharf_types::ApiError;
 use wharf_types::meta::ObjectMeta;
 
 use crate::body;
 use crate::call::Call;
+use crate::managed::{Made, Owners};
 use crate::options::WriteOptions;
 use crate::reply::Reply;
 use crate::verbs::write::{self, Plan, Rules, Written};
 
 pub async fn update(call: &mut Call, rules: Rules, bytes: Bytes) -> Result<Reply, ApiError> {
     let options = WriteOptions::parse(&call.query, "UpdateOptions")?;
-    let body::Decoded { mut object, strict } = body::object(&bytes, &call.headers, &call.row)?;
+    let body::Decoded { object: (mut object, sent), strict } = body::object(&bytes, &call.headers, &call.row)?;
     drop(bytes);
     let warnings = body::judge(strict, options.validation, &call.row.gvk)?;
     check_name(call, object.meta_mut())?;
     call.row.kind.default(&mut *object);
-    let plan = Plan { rules, dry_run: options.dry_run, whole: true };
-    let written = write::update(call, plan, &mut |_| Ok(object.clone_box())).await?;
+    let may_create = call.row.kind.allow_create_on_update();
+    let plan = Plan { rules, dry_run: options.dry_run, whole: true, may_create };
+    let mut make =
+        |_: &Call, _: Option<&Entry>| Ok(Made { object: object.clone_box(), owners: Owners::Sent(sent.clone()) });
+    let written = write::update(call, plan, &mut make).await?;
     call.warn(warnings);
     Ok(reply(written))
 }

@@ -4,10 +4,13 @@
 //! Invariants: an update that changes nothing writes nothing; the last finalizer's going completes a deletion; a write is
 //! decided on the very state that it replaces.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 use wharf_admission::Operation;
 use wharf_cache::{Entry, Error as CacheError};
+use wharf_machinery::apply::{Managers, text};
 use wharf_registry::{Subresource, meta as rules};
 use wharf_store::{Change, Precondition};
 use wharf_types::field::{self, Path};
@@ -15,6 +18,7 @@ use wharf_types::k8s::api::core::v1::Namespace;
 use wharf_types::{AnyObject, ApiError, BoxObject, Gvk};
 
 use crate::call::Call;
+use crate::managed::{self, Made};
 use crate::verbs::create;
 use crate::verbs::list::cache_error;
 use crate::versions;
@@ -47,25 +51,29 @@ pub struct Plan {
     pub dry_run: bool,
     /// True for a whole object from a client, whose `metadata.uid` says which object it means.
     pub whole: bool,
+    /// True where an object that is not there is created.
+    pub may_create: bool,
 }
 
 /// What makes the new object of the stored one (none where there is none).
-pub type Make<'a> = dyn FnMut(Option<&Entry>) -> Result<BoxObject, ApiError> + Send + 'a;
+pub type Make<'a> = dyn FnMut(&Call, Option<&Entry>) -> Result<Made, ApiError> + Send + 'a;
 
 /// Updates the object of the call.
 pub async fn update(call: &mut Call, plan: Plan, make: &mut Make<'_>) -> Result<Written, ApiError> {
     for _ in 0..TRIES {
         let Some(entry) = call.current().await? else {
-            if plan.rules != Rules::Main || !plan.whole || !call.row.kind.allow_create_on_update() {
+            if plan.rules != Rules::Main || !plan.may_create {
                 return Err(call.not_found());
             }
-            match create::create_object(call, make(None)?, plan.dry_run).await {
+            let made = make(call, None)?;
+            call.authorize_create().await?;
+            match create::create_object(call, made, plan.dry_run).await {
                 Err(error) if error.is_already_exists() => continue,
                 result => return result,
             }
         };
-        let object = make(Some(&entry))?;
-        if let Some(written) = attempt(call, plan, &entry, object).await? {
+        let made = make(call, Some(&entry))?;
+        if let Some(written) = attempt(call, plan, &entry, made).await? {
             return Ok(written);
         }
         // Warnings are those of the attempt that holds.
@@ -75,14 +83,17 @@ pub async fn update(call: &mut Call, plan: Plan, make: &mut Make<'_>) -> Result<
 }
 
 /// One attempt; none if the stored object has changed meanwhile.
-async fn attempt(call: &mut Call, plan: Plan, entry: &Entry, object: BoxObject) -> Result<Option<Written>, ApiError> {
+async fn attempt(call: &mut Call, plan: Plan, entry: &Entry, made: Made) -> Result<Option<Written>, ApiError> {
+    let Made { object, owners } = made;
     let old = call.decode(entry)?;
+    let held = text::managed(&entry.bytes);
     if plan.whole {
         check_uid(call, &*object, &*old, entry)?;
     }
     check_version(call, &*object, entry)?;
+    let mut managed = managed::of_update(call, entry, &*object, owners).map(Cow::into_owned);
     let mut write = call.attributes(Operation::Update, Some(object), Some(old), plan.dry_run);
-    call.admit(&mut write).await?;
+    call.admit_with(&mut write, &mut managed, held).await?;
     let (Some(object), Some(old)) = (write.object.as_deref_mut(), write.old.as_deref()) else {
         return Err(ApiError::internal("an admission plugin took the object away"));
     };
@@ -99,31 +110,50 @@ async fn attempt(call: &mut Call, plan: Plan, entry: &Entry, object: BoxObject) 
     if plan.rules == Rules::Main {
         call.warn(call.row.kind.warnings(object, Some(old)));
     }
-    call.validate(&write).await?;
+    call.validate_with(&mut write, managed.as_deref(), held).await?;
     let (Some(mut object), Some(old)) = (write.object, write.old) else {
         return Err(ApiError::internal("the object to update is gone"));
     };
     if finished(&*object, &*old) {
-        return finish(call, plan.dry_run, entry, object).await;
+        return finish(call, plan.dry_run, entry, object, managed.as_deref()).await;
     }
     // What is sealed with an old key is written again as it is.
-    if object.same(&*old) && !call.server.cache.store().is_stale(&entry.key) {
+    let is_same = object.same(&*old) && same_owners(held, managed.as_deref());
+    if is_same && !call.server.cache.store().is_stale(&entry.key) {
         return Ok(Some(Written { bytes: entry.bytes.clone(), created: false }));
     }
     if plan.dry_run {
-        return Ok(Some(Written { bytes: object.to_vec().into(), created: false }));
+        return Ok(Some(Written { bytes: managed::encode(&*object, managed.as_deref()).into(), created: false }));
     }
-    let written = put(call, entry, &mut *object).await?;
+    let written = put_with(call, entry, &mut *object, managed.as_deref()).await?;
     if written.is_some() {
         claim.into_iter().for_each(|claim| claim.keep());
     }
     Ok(written)
 }
 
-/// Commits an object over the entry that it was made of; none if that has changed.
+/// True where managed fields differ in nothing but their times: such a write writes nothing.
+fn same_owners(held: Option<&[u8]>, managed: Option<&[u8]>) -> bool {
+    match (held, managed) {
+        (Some(held), Some(managed)) => held == managed || Managers::same_but_times(held, managed),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+/// Commits an object over the entry that it was made of, with the owners that its fields have; none if the entry has changed.
 pub async fn put(call: &Call, entry: &Entry, object: &mut dyn AnyObject) -> Result<Option<Written>, ApiError> {
+    put_with(call, entry, object, text::managed(&entry.bytes)).await
+}
+
+async fn put_with(
+    call: &Call,
+    entry: &Entry,
+    object: &mut dyn AnyObject,
+    managed: Option<&[u8]>,
+) -> Result<Option<Written>, ApiError> {
     object.meta_mut().resource_version = None;
-    let change = Change::Put(versions::stored(&call.row, object.to_vec().into()).await?);
+    let change = Change::Put(versions::stored(&call.row, managed::encode(object, managed).into()).await?);
     match call.server.cache.commit(&entry.key, Precondition::At(entry.revision), change).await {
         Ok(committed) => {
             let entry = versions::served(&call.row, committed.entry).await?;
@@ -152,11 +182,17 @@ pub async fn remove(call: &Call, entry: &Entry, object: &dyn AnyObject) -> Resul
 }
 
 /// The update took away what a deletion was waiting for: the object goes, and the client gets what it sent.
-async fn finish(call: &Call, dry_run: bool, entry: &Entry, object: BoxObject) -> Result<Option<Written>, ApiError> {
+async fn finish(
+    call: &Call,
+    dry_run: bool,
+    entry: &Entry,
+    object: BoxObject,
+    managed: Option<&[u8]>,
+) -> Result<Option<Written>, ApiError> {
     if !dry_run && remove(call, entry, &*object).await?.is_none() {
         return Ok(None);
     }
-    Ok(Some(Written { bytes: object.to_vec().into(), created: false }))
+    Ok(Some(Written { bytes: managed::encode(&*object, managed).into(), created: false }))
 }
 
 /// True where a deletion waits for nothing any more.
@@ -230,7 +266,6 @@ fn prepare(call: &Call, rules: Rules, object: &mut dyn AnyObject, old: &dyn AnyO
         meta.deletion_grace_period_seconds = held.deletion_grace_period_seconds;
     }
     meta.self_link = None;
-    meta.managed_fields = None;
     meta.resource_version = Some(entry.revision.to_string());
 }
 
@@ -271,7 +306,8 @@ pub async fn change(
         let mut object = call.decode(&entry)?;
         edit(&mut *object)?;
         if dry_run {
-            return Ok(Written { bytes: object.to_vec().into(), created: false });
+            let managed = text::managed(&entry.bytes);
+            return Ok(Written { bytes: managed::encode(&*object, managed).into(), created: false });
         }
         if let Some(written) = put(call, &entry, &mut *object).await? {
             return Ok(written);

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
+use wharf_machinery::apply::Root;
 use wharf_machinery::cel::Budget;
 use wharf_machinery::jsonpath::JsonPath;
 use wharf_machinery::structural::{RuleSet, Schema};
@@ -22,7 +23,8 @@ use super::object::CustomObject;
 use super::printer::Printer;
 use super::{publish, schema_of};
 use crate::kind::{DecodeError, Kind};
-use crate::strategy::{Column, Graceful, Scale};
+use crate::row::Subresource;
+use crate::strategy::{Column, FieldPaths, Graceful, Scale};
 
 pub struct Custom {
     gvk: Gvk,
@@ -31,6 +33,8 @@ pub struct Custom {
     /// As it was written, for publishing.
     written: Value,
     rules: Option<RuleSet>,
+    /// How server-side apply merges the version's objects.
+    merge: Root,
     /// `spec.preserveUnknownFields` of the definition: nothing is pruned.
     preserve: bool,
     has_status: bool,
@@ -63,6 +67,7 @@ impl Custom {
         });
         Self {
             rules: RuleSet::new(&schema),
+            merge: if version.schema.is_some() { Root::custom(&written, preserve) } else { Root::deduced() },
             preserve: preserve || version.schema.is_none(),
             has_status: subresources.is_some_and(|named| named.status.is_some()),
             scale: subresources.and_then(|named| named.scale.as_ref()).map(ScalePaths::new),
@@ -305,6 +310,14 @@ impl Kind for Custom {
 
     fn cells(&self, object: &dyn AnyObject, now: Timestamp) -> Vec<Value> {
         self.printer.cells(self.of(object), now)
+    }
+
+    fn merge_root(&self) -> Root {
+        self.merge.clone()
+    }
+
+    fn reset_fields(&self, subresource: Option<Subresource>) -> Option<FieldPaths> {
+        (subresource == Some(Subresource::Status)).then_some(&[&["metadata"], &["spec"]])
     }
 
     fn delete(&self, _: &mut dyn AnyObject, _: &DeleteOptions) -> Graceful {

@@ -15,7 +15,8 @@ use super::workload::{self, template_cells};
 use super::{created, format_selector, name, spec_status};
 use crate::checks;
 use crate::podspec::defaults::{self, text};
-use crate::strategy::{AGE, Column, NAME, Scale, Strategy};
+use crate::row::Subresource;
+use crate::strategy::{AGE, Column, FieldPaths, NAME, Scale, Strategy};
 
 #[derive(Debug)]
 pub struct Deployments;
@@ -55,6 +56,10 @@ impl Strategy for Deployments {
     fn prepare_for_status_update(&self, deployment: &mut Deployment, old: &Deployment) {
         spec_status::status_updated(deployment, old);
         deployment.metadata.labels.clone_from(&old.metadata.labels);
+    }
+
+    fn reset_fields(&self, subresource: Option<Subresource>) -> Option<FieldPaths> {
+        (subresource == Some(Subresource::Status)).then_some(&[&["spec"], &["metadata", "labels"]])
     }
 
     fn validate(&self, deployment: &Deployment) -> Errors {

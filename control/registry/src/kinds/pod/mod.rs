@@ -14,7 +14,7 @@ use wharf_types::meta::DeleteOptions;
 
 use crate::podspec::{self, defaults, qos};
 use crate::row::Subresource;
-use crate::strategy::{Column, Graceful, Strategy};
+use crate::strategy::{Column, FieldPaths, Graceful, Strategy};
 
 #[derive(Debug)]
 pub struct Pods;
@@ -74,6 +74,14 @@ impl Strategy for Pods {
             _ => Vec::new(),
         });
         errors
+    }
+
+    fn reset_fields(&self, subresource: Option<Subresource>) -> Option<FieldPaths> {
+        (subresource == Some(Subresource::Status)).then_some(&[
+            &["spec"],
+            &["metadata", "deletionTimestamp"],
+            &["metadata", "ownerReferences"],
+        ])
     }
 
     fn validate(&self, pod: &Pod) -> Errors {
