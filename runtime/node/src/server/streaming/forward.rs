@@ -129,7 +129,15 @@ async fn forward(target: Target, data: Stream, writer: Writer, errors: Writer) {
         Err(why) => drop(errors.send(why.into()).await),
         Ok(connection) => {
             let (read, write) = tokio::io::split(connection);
-            tokio::join!(inbound(data.from, write), outbound(read, &writer));
+            let hear = async {
+                inbound(data.from, write).await;
+                std::future::pending().await
+            };
+            // What the pod says last ends it: the client closes its side only when it has seen the end of ours.
+            tokio::select! {
+                () = outbound(read, &writer) => {}
+                () = hear => {}
+            }
         }
     }
     errors.close().await;
