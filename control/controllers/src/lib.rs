@@ -6,6 +6,7 @@
 //! Adding a controller is one file and one line in [`register`].
 
 mod batch;
+mod budget;
 mod call;
 mod clusterroleaggregation;
 mod deployment;
@@ -73,6 +74,7 @@ pub fn register(manager: &mut Manager, informers: &Informers, options: Options) 
     manager.add(replicaset::ReplicaSets::new(informers, recorder.clone(), clock.clone()), WORKERS);
     manager.add(deployment::Deployments::new(informers, recorder.clone(), clock.clone()), WORKERS);
     manager.add(endpointslice::EndpointSlices::new(informers, recorder.clone()), WORKERS);
+    manager.add(budget::Budgets::new(informers, recorder.clone(), clock.clone()), WORKERS);
     manager.add(job::Jobs::new(informers, recorder.clone(), clock.clone()), WORKERS);
     manager.add(ttl::TtlAfterFinished::new(informers, clock.clone()), WORKERS);
     manager.add(resourcequota::ResourceQuotas::new(informers, clock.clone()), WORKERS);

@@ -1,4 +1,4 @@
-//! ReplicaSets, Deployments, Jobs and EndpointSlices against the real API server.
+//! ReplicaSets, Deployments, Jobs, EndpointSlices and disruption budgets against the real API server.
 
 mod support;
 
@@ -11,6 +11,7 @@ use wharf_types::k8s::api::apps::v1::{Deployment, ReplicaSet};
 use wharf_types::k8s::api::batch::v1::Job;
 use wharf_types::k8s::api::core::v1::{Pod, Service};
 use wharf_types::k8s::api::discovery::v1::EndpointSlice;
+use wharf_types::k8s::api::policy::v1::PodDisruptionBudget;
 
 fn deployment(name: &str, replicas: i32, image: &str) -> Value {
     json!({
@@ -230,4 +231,34 @@ async fn slices_follow_the_pods_of_a_service() {
     cluster.wait::<EndpointSlice>("one endpoint", move |slices| ready(slices) == 1).await;
     cluster.api::<Service>().delete("web", &DeleteParams::background()).await.expect("deleted");
     cluster.wait::<EndpointSlice>("no slices", |slices| slices.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn evictions_keep_to_a_budget_that_follows_the_pods() {
+    let cluster = Cluster::start().await;
+    create(&cluster.api::<Deployment>(), deployment("web", 3, "v1")).await;
+    let budget = json!({
+        "metadata": {"name": "web"},
+        "spec": {"maxUnavailable": "34%", "selector": {"matchLabels": {"app": "web"}}},
+    });
+    create(&cluster.api::<PodDisruptionBudget>(), budget).await;
+    let counts = |healthy: i32, allowed: i32| {
+        move |budget: &PodDisruptionBudget| {
+            let status = budget.status.clone().unwrap_or_default();
+            status.expected_pods == Some(3)
+                && status.desired_healthy == Some(1)
+                && status.current_healthy == Some(healthy)
+                && status.disruptions_allowed == Some(allowed)
+                && status.disrupted_pods.is_none()
+        }
+    };
+    cluster.wait_one::<PodDisruptionBudget>("web", "two may go", counts(3, 2)).await;
+    let victim = cluster.wait::<Pod>("three pods", |pods| pods.len() == 3).await.remove(0);
+    let name = victim.metadata.name.clone().unwrap_or_default();
+    cluster.api::<Pod>().evict(&name, &kube::api::EvictParams::default()).await.expect("evicted");
+    let uid = victim.metadata.uid.clone();
+    cluster
+        .wait::<Pod>("the pod replaced", move |pods| pods.len() == 3 && pods.iter().all(|pod| pod.metadata.uid != uid))
+        .await;
+    cluster.wait_one::<PodDisruptionBudget>("web", "two may go again", counts(3, 2)).await;
 }
