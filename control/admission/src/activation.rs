@@ -18,6 +18,7 @@ pub struct Activation<'a> {
     pub old: Option<&'a Json>,
     pub request: &'a Json,
     pub namespace: Option<&'a Json>,
+    pub params: Option<&'a Json>,
     pub user: &'a User,
     pub cluster: &'a dyn Reader,
 }
@@ -30,6 +31,7 @@ impl<'a> Activation<'a> {
             .json("oldObject", or_null(self.old))
             .json("request", self.request)
             .json("namespaceObject", or_null(self.namespace))
+            .json("params", or_null(self.params))
             .object(
                 "authorizer",
                 Authorizer { cluster: self.cluster, user: Arc::new(self.user.clone()), request: self.request },

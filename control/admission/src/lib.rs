@@ -6,8 +6,10 @@
 
 mod activation;
 mod conditions;
+mod expression;
 mod matching;
 pub mod plugins;
+mod policy;
 mod reinvocation;
 mod subject;
 mod webhook;
@@ -72,6 +74,10 @@ pub trait Reader: Send + Sync {
     fn list(&self, gvr: &Gvr, namespace: Option<&str>) -> Vec<BoxObject>;
     /// Differs from what it was exactly if an object of the resource has changed: what was made of all of them holds until then.
     fn revision(&self, gvr: &Gvr) -> u64;
+    /// The row of a kind, if it is served.
+    fn row_of(&self, _api_version: &str, _kind: &str) -> Option<Arc<Row>> {
+        None
+    }
     /// Asks the server's own authorizer.
     async fn authorize(&self, user: &User, attributes: &wharf_auth::Attributes) -> Decision;
 
@@ -91,7 +97,7 @@ pub trait Plugin: Send + Sync + 'static {
 
     /// True where the plugin looks at whole objects as JSON, and so must see `metadata.managedFields`, which objects go
     /// through the chain without. Costs a decoding for each write: say so only while there is somebody to show them to.
-    fn sees_managed_fields(&self) -> bool {
+    fn sees_managed_fields(&self, _cluster: &dyn Reader) -> bool {
         false
     }
 
@@ -159,8 +165,8 @@ impl Chain {
     }
 
     /// True where some plugin that takes part must see managed fields.
-    pub fn sees_managed_fields(&self, operation: Operation) -> bool {
-        self.plugins.iter().any(|plugin| plugin.handles(operation) && plugin.sees_managed_fields())
+    pub fn sees_managed_fields(&self, operation: Operation, cluster: &dyn Reader) -> bool {
+        self.plugins.iter().any(|plugin| plugin.handles(operation) && plugin.sees_managed_fields(cluster))
     }
 
     /// Runs the mutating side of each plugin, and all of them once more where a webhook or policy has changed something.

@@ -98,6 +98,8 @@ impl Rule {
 pub struct Matcher {
     rules: Vec<Rule>,
     excluded: Vec<Rule>,
+    /// True without rules: a binding that says nothing of resources means all.
+    everything: bool,
     namespaces: LabelSelector,
     objects: LabelSelector,
 }
@@ -120,14 +122,20 @@ impl Matcher {
         namespaces: Option<&meta::LabelSelector>,
         objects: Option<&meta::LabelSelector>,
     ) -> Self {
-        Self { rules: all(rules), excluded: Vec::new(), namespaces: compile(namespaces), objects: compile(objects) }
+        Self {
+            rules: all(rules),
+            excluded: Vec::new(),
+            everything: false,
+            namespaces: compile(namespaces),
+            objects: compile(objects),
+        }
     }
 
     /// Whether the write is one of those that the webhook is about.
     pub fn matches(&self, write: &Attributes, cluster: &dyn Reader) -> Result<bool, ApiError> {
         let gvr = &write.row.gvr;
         // The rules are cheap and say no most of the time. An error of a selector is one of those who are asked only.
-        let about = self.rules.iter().any(|rule| rule.matches(write, gvr))
+        let about = (self.everything || self.rules.iter().any(|rule| rule.matches(write, gvr)))
             && !self.excluded.iter().any(|rule| rule.matches(write, gvr));
         Ok(about && self.selects_object(write) && self.selects_namespace(write, cluster)?)
     }
@@ -169,6 +177,7 @@ impl From<MatchResources> for Matcher {
         Self {
             namespaces: compile(from.namespace_selector.as_ref()),
             objects: compile(from.object_selector.as_ref()),
+            everything: from.resource_rules.as_ref().is_none_or(Vec::is_empty),
             rules: all(from.resource_rules),
             excluded: all(from.exclude_resource_rules),
         }

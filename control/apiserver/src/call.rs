@@ -131,7 +131,7 @@ impl Call {
         managed: &mut Option<Vec<u8>>,
         held: Option<&[u8]>,
     ) -> Result<(), ApiError> {
-        if !self.server.admission.sees_managed_fields(write.operation) {
+        if !self.server.admission.sees_managed_fields(write.operation, &Cluster(&self.server)) {
             return self.admit(write).await;
         }
         managed::show(write, managed.as_deref(), held);
@@ -152,7 +152,7 @@ impl Call {
         managed: Option<&[u8]>,
         held: Option<&[u8]>,
     ) -> Result<(), ApiError> {
-        if !self.server.admission.sees_managed_fields(write.operation) {
+        if !self.server.admission.sees_managed_fields(write.operation, &Cluster(&self.server)) {
             return self.validate(write).await;
         }
         managed::show(write, managed, held);
@@ -251,6 +251,10 @@ impl Reader for Cluster<'_> {
         let snapshot = collection.snapshot();
         let served = |entry: &Arc<Entry>| versions::served_now(&row, entry.clone());
         snapshot.range(&prefix, None).filter_map(|entry| decode_stored(&row, &*served(entry)?).ok()).collect()
+    }
+
+    fn row_of(&self, api_version: &str, kind: &str) -> Option<Arc<Row>> {
+        self.0.table.find_kind(api_version, kind)
     }
 
     fn revision(&self, gvr: &Gvr) -> u64 {

@@ -56,6 +56,7 @@ async fn the_review_says_everything_about_the_request() {
     assert_eq!(created["userInfo"], json!({"username": "tester", "groups": ["system:authenticated"]}));
     assert_eq!(created["object"]["data"], json!({"k": "1"}));
     assert_eq!(created["oldObject"], Value::Null);
+    assert_eq!(created["object"]["metadata"]["managedFields"][0]["manager"], "me");
     assert_eq!(
         created["options"],
         json!({

@@ -8,6 +8,7 @@ mod deny_service_external_ips;
 mod extended_resource_toleration;
 mod limit_pod_hard_anti_affinity_topology;
 mod limit_ranger;
+mod mutating_policy;
 mod mutating_webhook;
 mod namespace_lifecycle;
 mod node_restriction;
@@ -25,6 +26,7 @@ mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
 #[cfg(test)]
 pub(crate) mod testing;
+mod validating_policy;
 mod validating_webhook;
 
 use std::borrow::Cow;
@@ -58,7 +60,9 @@ pub fn ordered() -> Vec<Box<dyn Plugin>> {
         Box::new(default_ingress_class::DefaultIngressClass),
         Box::new(deny_service_external_ips::DenyServiceExternalIps),
         Box::new(pod_topology_labels::PodTopologyLabels),
+        Box::new(mutating_policy::MutatingAdmissionPolicies::default()),
         Box::new(mutating_webhook::MutatingAdmissionWebhook::default()),
+        Box::new(validating_policy::ValidatingAdmissionPolicies::default()),
         Box::new(validating_webhook::ValidatingAdmissionWebhook::default()),
         // Last: it charges, and what comes after could still refuse.
         Box::new(resource_quota::ResourceQuotaPlugin::default()),

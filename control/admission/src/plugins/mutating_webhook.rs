@@ -29,6 +29,10 @@ impl Plugin for MutatingAdmissionWebhook {
         true
     }
 
+    fn sees_managed_fields(&self, cluster: &dyn Reader) -> bool {
+        !self.index.hooks::<MutatingWebhookConfiguration>(cluster).is_empty()
+    }
+
     async fn admit(&self, write: &mut Attributes, cluster: &dyn Reader, notes: &mut Notes) -> Result<(), ApiError> {
         let hooks = self.index.hooks::<MutatingWebhookConfiguration>(cluster);
         if hooks.is_empty() || write.is_exempt() {

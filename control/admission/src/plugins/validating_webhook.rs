@@ -27,6 +27,10 @@ impl Plugin for ValidatingAdmissionWebhook {
         true
     }
 
+    fn sees_managed_fields(&self, cluster: &dyn Reader) -> bool {
+        !self.index.hooks::<ValidatingWebhookConfiguration>(cluster).is_empty()
+    }
+
     async fn validate(&self, write: &Attributes, cluster: &dyn Reader, notes: &mut Notes) -> Result<(), ApiError> {
         let hooks = self.index.hooks::<ValidatingWebhookConfiguration>(cluster);
         if hooks.is_empty() || write.is_exempt() {

@@ -76,10 +76,11 @@ impl Hook {
             old: subject.old(write),
             request: &request,
             namespace: None,
+            params: None,
             user: &write.user,
             cluster,
         };
-        match self.conditions.hold(&activation) {
+        match self.conditions.hold(&activation.variables()) {
             Ok(hold) => Ok(hold),
             Err(_) if self.ignores_failure => Ok(false),
             Err(why) => Err(ApiError::forbidden(&write.row.gvr, write.object_name(), why)),
