@@ -91,6 +91,41 @@ pub fn kubectl() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Releases of the official clients that the tests run.
+const PYTHON_CLIENT: &str = "kubernetes==37.0.2";
+const JAVASCRIPT_CLIENT: &str = "@kubernetes/client-node@1.4.0";
+
+/// A Python that has the official client, in the cache.
+pub fn python() -> Result<PathBuf> {
+    let dir = tools::cache()?.join(PYTHON_CLIENT);
+    let python = dir.join("bin/python");
+    if !dir.join("done").is_file() {
+        if tools::which("python3").is_none() || run(Command::new("python3").args(["-c", "import ensurepip"])).is_err() {
+            install(&["python3", "python3-venv"])?;
+        }
+        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&dir))?;
+        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", PYTHON_CLIENT]))?;
+        std::fs::write(dir.join("done"), "").context("mark the Python client as whole")?;
+    }
+    Ok(python)
+}
+
+/// Where Node.js finds the official client, in the cache.
+pub fn node_modules() -> Result<PathBuf> {
+    let dir = tools::cache()?.join(JAVASCRIPT_CLIENT.replace('/', "-"));
+    if !dir.join("done").is_file() {
+        if tools::which("npm").is_none() {
+            install(&["nodejs", "npm"])?;
+        }
+        std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(&dir).arg(JAVASCRIPT_CLIENT);
+        run(&mut npm)?;
+        std::fs::write(dir.join("done"), "").context("mark the JavaScript client as whole")?;
+    }
+    Ok(dir.join("node_modules"))
+}
+
 /// The peer of the HTTP measurement, of the same release as the engine.
 const WASMTIME_VERSION: &str = "48.0.8";
 

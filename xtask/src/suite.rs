@@ -25,6 +25,7 @@ impl Test {
         let mut cargo = tools::cargo();
         cargo.args(if nextest { &["nextest", "run"][..] } else { &["test"][..] });
         cargo.args(["--workspace", "--locked"]).args(&self.arguments);
+        cargo.env("WHARF_PYTHON", fetch::python()?).env("WHARF_NODE_MODULES", fetch::node_modules()?);
         run(cargo.env("WHARF_GUESTS", guests::dir()).env("WHARF_KUBECTL", kubectl).env("WHARF_BINARY", binary))
     }
 }

@@ -1,11 +1,14 @@
 //! The real binary, driven by kubectl and kube-rs as a user would. Each test has a cluster of its own.
 
 mod bad_input;
+mod chart;
 mod clients;
 mod crash;
 mod definitions;
 mod encryption;
+mod foreign;
 mod images;
+mod kubectl;
 mod network;
 mod pods;
 mod streams;
