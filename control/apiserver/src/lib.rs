@@ -1,6 +1,6 @@
 //! The API server: the request stack and the verbs, written once over the resource table.
 //!
-//! A request passes, in an order that stands in [`server`] alone: identity → in-flight limit → authorization → route →
+//! A request passes, in an order that stands in [`server`] alone: identity → priority and fairness → authorization → route →
 //! decode → admission → commit → reply. Nothing but this crate touches the store.
 //! Absent on purpose: knowledge of kinds (the registry's strategies have it), decoding to serve a read.
 
@@ -15,6 +15,7 @@ pub mod definitions;
 pub mod discovery;
 pub mod encryption;
 mod escalation;
+pub mod fairness;
 pub mod health;
 mod index;
 mod listbody;

@@ -15,6 +15,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::fairness::FlowMetrics;
+
 pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 pub const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Upper bounds of the request duration histogram, in seconds: upstream's range, less fine, and finer below 5 ms.
@@ -93,6 +95,7 @@ pub struct Metrics {
     cache_revision: Gauge<u64, AtomicU64>,
     store_bytes: Gauge<u64, AtomicU64>,
     resident_bytes: Gauge<u64, AtomicU64>,
+    pub flow: FlowMetrics,
 }
 
 impl Default for Metrics {
@@ -110,6 +113,7 @@ impl Default for Metrics {
             cache_revision: Gauge::default(),
             store_bytes: Gauge::default(),
             resident_bytes: Gauge::default(),
+            flow: FlowMetrics::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -147,6 +151,7 @@ impl Default for Metrics {
             "Resident memory of the process",
             metrics.resident_bytes.clone(),
         );
+        metrics.flow.register(&mut registry);
         Self { registry, ..metrics }
     }
 }

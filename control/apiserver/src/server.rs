@@ -12,16 +12,15 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use futures::FutureExt;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, header};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wharf_admission::{Chain, Notes};
-use wharf_auth::{Authenticator, Authorizer, Decision, MASTERS, Rbac, User, View};
+use wharf_auth::{Authenticator, Authorizer, Decision, Rbac, User, View};
 use wharf_cache::{Cache, Collection};
 use wharf_registry::{Row, Table};
 use wharf_types::{ApiError, Gvr};
@@ -32,6 +31,7 @@ use crate::audit::{Annotations, Auditor, Trail};
 use crate::call::{Call, decode_stored};
 use crate::connect;
 use crate::definitions::{self, Definitions};
+use crate::fairness::{self, Fairness, Sorted, Ticket, Width};
 use crate::health::{Check, Health};
 use crate::index;
 use crate::measure;
@@ -48,10 +48,6 @@ use crate::views;
 
 /// How long a request may take that is no stream: upstream's `--request-timeout`.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-/// Reads under way at once: upstream's `--max-requests-inflight`.
-pub const READS_MAX: usize = 400;
-/// Writes under way at once: upstream's `--max-mutating-requests-inflight`.
-pub const WRITES_MAX: usize = 200;
 /// What a client is told to wait where that is not enough.
 const RETRY_AFTER_S: i32 = 1;
 
@@ -96,9 +92,17 @@ pub struct ApiServer {
     pub openapi: openapi::Documents,
     pub definitions: Definitions,
     collections: ArcSwap<HashMap<Gvr, Arc<Collection>>>,
-    reads: Arc<Semaphore>,
-    writes: Arc<Semaphore>,
+    fairness: Fairness,
+    /// Where flow schemas and priority levels are, once they are served.
+    flow_control: ArcSwapOption<(Arc<Collection>, Arc<Collection>)>,
     audit: OnceLock<Arc<Auditor>>,
+}
+
+/// What is known of a request when it is answered, however that comes about.
+#[derive(Default)]
+struct Known {
+    trail: Option<Trail>,
+    sorted: Option<Arc<Sorted>>,
 }
 
 /// A request that has been read but for its body.
@@ -111,8 +115,8 @@ struct Incoming {
 
 /// A request under way, until it is dropped.
 struct InFlight {
-    _place: Option<OwnedSemaphorePermit>,
-    _counted: Under,
+    _seats: Ticket,
+    _counted: Option<Under>,
 }
 
 /// The identity of an in-process client. The type is private to this file, so no listener can set it.
@@ -141,6 +145,8 @@ impl ApiServer {
             let cache = cache.clone();
             move || if cache.is_feeding() { Ok(()) } else { Err("the watch cache has lost the store".to_owned()) }
         }));
+        let metrics = Metrics::default();
+        let fairness = Fairness::new(fairness::SEATS, metrics.flow.clone());
         let server = Arc::new(Self {
             table,
             cache,
@@ -155,12 +161,12 @@ impl ApiServer {
             aggregator: Aggregator::new(front_proxy),
             clock,
             health,
-            metrics: Metrics::default(),
+            metrics,
             openapi: openapi::Documents::default(),
             definitions: Definitions::default(),
             collections: ArcSwap::default(),
-            reads: Arc::new(Semaphore::new(READS_MAX)),
-            writes: Arc::new(Semaphore::new(WRITES_MAX)),
+            fairness,
+            flow_control: ArcSwapOption::empty(),
             audit: OnceLock::new(),
         });
         // The stored version of a kind brings the index; its other versions come after it.
@@ -187,6 +193,16 @@ impl ApiServer {
             collections.insert(row.gvr.clone(), collection.clone());
             collections
         });
+        if row.gvr.group == fairness::GROUP {
+            let found = |resource: &'static str| {
+                let held = self.collections.load();
+                held.iter()
+                    .find(|(gvr, _)| gvr.group == fairness::GROUP && gvr.resource == resource)
+                    .map(|(_, it)| it.clone())
+            };
+            let both = found("flowschemas").zip(found("prioritylevelconfigurations"));
+            self.flow_control.store(both.map(Arc::new));
+        }
         Ok(())
     }
 
@@ -245,25 +261,28 @@ impl ApiServer {
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let info = Info::parse(&parts.method, parts.uri.path(), &query);
         let labels = measure::labels(&self.table, &info, &query);
-        let mut trail = None;
+        let mut known = Known::default();
         let incoming = Incoming { parts, body, query, id: id.clone() };
-        let answered = AssertUnwindSafe(self.answer(incoming, &info, &mut trail)).catch_unwind().await;
+        let answered = AssertUnwindSafe(self.answer(incoming, &info, &mut known)).catch_unwind().await;
         let mut response = match answered {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => reply::error(&error),
             Err(_) => {
                 tracing::error!(path = info.path, "a handler panicked");
-                if let Some(mut trail) = trail.take() {
+                if let Some(mut trail) = known.trail.take() {
                     trail.panicked((self.clock)());
                 }
                 reply::error(&panicked())
             }
         };
-        if let Some(trail) = trail {
+        if let Some(trail) = known.trail {
             response = trail.answered(response, info.long_running(), &self.clock).await;
         }
         let headers = response.headers_mut();
         headers.insert("audit-id", id);
+        if let Some(sorted) = &known.sorted {
+            sorted.mark(headers);
+        }
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         let took = (!info.long_running()).then(|| began.elapsed());
@@ -278,7 +297,7 @@ impl ApiServer {
         self: &Arc<Self>,
         incoming: Incoming,
         info: &Info,
-        trail: &mut Option<Trail>,
+        known: &mut Known,
     ) -> Result<Response<Body>, ApiError> {
         let parts = &incoming.parts;
         let length = parts.uri.path_and_query().map_or(0, |text| text.as_str().len());
@@ -293,17 +312,17 @@ impl ApiServer {
         let identified = self.identify(parts).await;
         if let Some(auditor) = self.audit.get() {
             let id = incoming.id.to_str().unwrap_or_default();
-            *trail = auditor.begin(id, parts, info, identified.as_ref().ok(), (self.clock)());
+            known.trail = auditor.begin(id, parts, info, identified.as_ref().ok(), (self.clock)());
         }
         let user = identified?;
-        let place = self.admit_load(info, &user)?;
+        let place = self.admit_load(info, &incoming.query, &user, known).await?;
         let authorized = self.authorize(&user, info).await;
-        if let Some(trail) = trail {
+        if let Some(trail) = &mut known.trail {
             trail.annotate("authorization.k8s.io/decision", if authorized.is_ok() { "allow" } else { "forbid" });
             trail.annotate("authorization.k8s.io/reason", authorized.as_ref().err().map_or("", |(_, why)| why));
         }
         authorized.map_err(|(error, _)| error)?;
-        let work = self.serve_one(incoming, info, user, place, trail);
+        let work = self.serve_one(incoming, info, user, place, &mut known.trail);
         match limit {
             None => work.await,
             Some(limit) => tokio::time::timeout(limit, work)
@@ -386,19 +405,59 @@ impl ApiServer {
         }
     }
 
-    /// A place among the requests under way. Streams need none, and masters get in when there is none.
-    fn admit_load(&self, info: &Info, user: &User) -> Result<Option<InFlight>, ApiError> {
-        if info.long_running() {
+    /// Seats for the request, when it is its turn. Streams need none but for their beginning, which a watch has.
+    async fn admit_load(
+        &self,
+        info: &Info,
+        query: &Query,
+        user: &User,
+        known: &mut Known,
+    ) -> Result<Option<InFlight>, ApiError> {
+        if info.long_running() && info.verb != Verb::Watch {
             return Ok(None);
         }
+        self.follow_flow_control();
+        let sorted = known.sorted.insert(self.fairness.sort(user, info)).clone();
         let mutating = info.verb.mutates();
-        let places = if mutating { &self.writes } else { &self.reads };
-        let place = places.clone().try_acquire_owned().ok();
-        if place.is_none() && !user.in_group(MASTERS) {
+        let width = Width::of(info, query, || self.held(info));
+        let seats = self.fairness.admit(&sorted, user, info, width).await.map_err(|refusal| {
+            tracing::debug!(user = user.name, path = info.path, reason = refusal.reason(), "refused for want of seats");
             self.metrics.rejected(mutating);
-            return Err(ApiError::too_many_requests("Too many requests, please try again later.", RETRY_AFTER_S));
+            ApiError::too_many_requests("Too many requests, please try again later.", RETRY_AFTER_S)
+        })?;
+        let counted = (!info.long_running()).then(|| self.metrics.in_flight(mutating));
+        Ok(Some(InFlight { _seats: seats, _counted: counted }))
+    }
+
+    /// How many objects and watchers the request's collection has.
+    fn held(&self, info: &Info) -> (usize, usize) {
+        let Target::Resource(resource) = &info.target else { return (0, 0) };
+        let row = self.table.find(&resource.group, &resource.version, &resource.resource);
+        let collection = row.and_then(|row| self.collection(&row));
+        collection.map_or((0, 0), |collection| (collection.len(), collection.watchers()))
+    }
+
+    /// Takes up flow schemas and priority levels that have changed.
+    fn follow_flow_control(&self) {
+        let held = self.flow_control.load();
+        let Some((schemas, levels)) = held.as_deref() else { return };
+        let version = schemas.last().max(levels.last()).0;
+        if !self.fairness.is_stale(version) {
+            return;
         }
-        Ok(Some(InFlight { _place: place, _counted: self.metrics.in_flight(mutating) }))
+        self.fairness.refresh(
+            version,
+            &self.stored(schemas, "flowschemas"),
+            &self.stored(levels, "prioritylevelconfigurations"),
+        );
+    }
+
+    /// The objects of a collection of flow control.
+    fn stored<K: Clone + 'static>(&self, collection: &Collection, resource: &str) -> Vec<K> {
+        let Some(row) = self.table.find(fairness::GROUP, "v1", resource) else { return Vec::new() };
+        let snapshot = collection.snapshot();
+        let objects = snapshot.range("", None).filter_map(|entry| decode_stored(&row, entry).ok());
+        objects.filter_map(|object| object.downcast_ref::<K>().cloned()).collect()
     }
 
     /// The refusal comes with the authorizer's reason.
@@ -422,6 +481,7 @@ impl ApiServer {
 
     /// What the metrics tell of stored objects and watchers.
     pub async fn observe(&self) -> Observed {
+        self.fairness.show();
         let collections = self.collections.load();
         let resource = |(gvr, collection): (&Gvr, &Arc<Collection>)| ObservedResource {
             group: gvr.group.clone(),

@@ -2,17 +2,12 @@
 
 mod support;
 
-use std::sync::Arc;
-
-use futures::StreamExt;
 use http::{Method, Request};
 use http_body_util::BodyExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api as KubeApi, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::json;
 use support::{Api, CONFIG_MAPS, config_map};
-use tokio::sync::Semaphore;
-use wharf_apiserver::server::WRITES_MAX;
 use wharf_auth::User;
 
 #[tokio::test]
@@ -85,32 +80,4 @@ async fn a_slow_body_is_given_up() {
     let request = Request::post(format!("{CONFIG_MAPS}?timeout=50ms")).body(never.boxed_unsync()).unwrap();
     let response = api.send(request).await;
     assert_eq!(response.status(), 504);
-}
-
-#[tokio::test]
-async fn too_many_requests_at_once_are_told_to_come_again() {
-    let api = Arc::new(Api::with_namespace().await);
-    let begun = Arc::new(Semaphore::new(0));
-    let mut held = tokio::task::JoinSet::new();
-    for _ in 0..WRITES_MAX {
-        let (api, begun) = (api.clone(), begun.clone());
-        held.spawn(async move {
-            // Says that it is being read, and then nothing more.
-            let said = futures::stream::once(async move { begun.add_permits(1) }).filter_map(|()| async { None });
-            let never = said.chain(futures::stream::pending::<Result<http_body::Frame<bytes::Bytes>, _>>());
-            let body = http_body_util::StreamBody::new(never).boxed_unsync();
-            api.send(Request::post(CONFIG_MAPS).body(body).unwrap()).await;
-        });
-    }
-    let all = begun.acquire_many(u32::try_from(WRITES_MAX).unwrap());
-    tokio::time::timeout(support::DEADLINE, all).await.expect("all are under way").unwrap().forget();
-    let refused = api.post(CONFIG_MAPS, &config_map("a", &json!({}))).await;
-    assert_eq!(refused.headers["retry-after"], "1");
-    refused.refused(429, "TooManyRequests", "Too many requests, please try again later.");
-    // Reads have places of their own, and streams need none.
-    api.get(CONFIG_MAPS).await.expect(200);
-    api.watch(&format!("{CONFIG_MAPS}?watch=1")).await;
-    // Whoever goes away leaves a place.
-    held.shutdown().await;
-    api.post(CONFIG_MAPS, &config_map("a", &json!({}))).await.expect(201);
 }

@@ -169,7 +169,8 @@ impl Collection {
         self.revision_of(&self.state.read())
     }
 
-    pub(crate) fn last(&self) -> Revision {
+    /// The newest revision at which one of its objects came, changed or went.
+    pub fn last(&self) -> Revision {
         self.state.read().last
     }
 
