@@ -16,11 +16,14 @@ use wharf_apiserver::aggregate::FrontProxy;
 use wharf_apiserver::aggregate::availability::{self, Authorities};
 use wharf_apiserver::allocate::Allocators;
 use wharf_apiserver::allocate::service::{Cidr, NODE_PORTS, Services};
-use wharf_apiserver::{ApiServer, NodeClient, bootstrap, definitions, encryption, listen, policy};
+use wharf_apiserver::{ApiServer, NodeClient, Stored, bootstrap, definitions, encryption, listen, policy};
 use wharf_auth::kubeconfig::Kubeconfig;
 use wharf_auth::pki::{Identity, Pki, ServerNames};
+use wharf_auth::token::Key;
 use wharf_auth::union::Union;
-use wharf_auth::{FirstOpinion, Masters, NodeAuthorizer, Rbac, User};
+use wharf_auth::{
+    Anonymous, FirstOpinion, Masters, NoTokens, NodeAuthorizer, Rbac, RequestHeader, ServiceAccountTokens, User, X509,
+};
 use wharf_cache::Cache;
 use wharf_client::{Client, Clock, Informers, Manager, Recorder, transport};
 use wharf_registry::{Table, builtin};
@@ -215,27 +218,40 @@ async fn api_server(
     front_proxy: &Pki,
     now: Timestamp,
 ) -> Result<Arc<ApiServer>> {
-    let (chain, key) = front_proxy.client(&Identity::new("front-proxy-client", &[]), now)?.chain()?;
+    let (chain, proxy_key) = front_proxy.client(&Identity::new("front-proxy-client", &[]), now)?.chain()?;
     let services = Services::new(args.service_cidr, NODE_PORTS, Box::new(rand::rngs::StdRng::from_os_rng()));
     let mut allocators = Allocators::default();
     let gvr = Gvr { group: "".into(), version: "v1".into(), resource: "services".into() };
     allocators.insert(gvr, Arc::new(services));
     let (rbac, node) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::default()));
+    let key = Key::new(&pki.service_account_key_pem(), &pki.service_account_public_key_pem());
+    let (key, stored) = (Arc::new(key.context("open the service account key")?), Arc::new(Stored::default()));
+    let tokens = Arc::new(ServiceAccountTokens::new(key.clone(), stored.clone(), Arc::new(Timestamp::now)));
     let options = wharf_apiserver::Options {
         table,
         cache,
         admission: wharf_admission::Chain::select(&args.enable_admission_plugins, &args.disable_admission_plugins)
             .context("choose the admission plugins")?,
-        authenticator: Arc::new(Union::built_in()),
+        authenticator: Arc::new(Union::new(vec![
+            Arc::new(RequestHeader),
+            Arc::new(X509),
+            tokens.clone(),
+            Arc::new(NoTokens),
+            Arc::new(Anonymous),
+        ])),
+        tokens: Some(tokens),
+        token_key: Some(key),
         authorizer: Arc::new(FirstOpinion::new(vec![Arc::new(Masters), node.clone(), rbac.clone()])),
         views: vec![node, rbac.clone()],
         rbac: Some(rbac),
         allocators,
         nodes: Some(NodeClient::new(kubelet_tls(pki, now)?)),
-        front_proxy: Some(FrontProxy { chain, key }),
+        front_proxy: Some(FrontProxy { chain, key: proxy_key }),
         clock: Arc::new(Timestamp::now),
     };
-    ApiServer::new(options).await.context("load the API server's collections")
+    let server = ApiServer::new(options).await.context("load the API server's collections")?;
+    stored.set(&server);
+    Ok(server)
 }
 
 /// How the API server calls nodes: with a certificate of its own, to certificates of the cluster's authority.

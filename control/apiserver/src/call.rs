@@ -217,7 +217,7 @@ impl Call {
 
 /// True where what is written is an object of the row's kind.
 fn has_own_kind(subresource: Option<Subresource>) -> bool {
-    !matches!(subresource, Some(Subresource::Binding | Subresource::Eviction))
+    !matches!(subresource, Some(Subresource::Binding | Subresource::Eviction | Subresource::Token))
 }
 
 /// Reads an entry that is in the row's version, without managed fields. Failing means that the store's content is not ours.

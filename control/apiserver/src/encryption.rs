@@ -112,7 +112,8 @@ fn prefixes(name: &str, table: &Table, path: &str) -> Result<Vec<String>, Error>
     if group == "*" {
         return refuse(path, format!("{name:?}: only * may stand for all groups' resources, as *.*"));
     }
-    let fits = |row: &wharf_registry::Row| row.gvr.group == group && (resource == "*" || row.gvr.resource == resource);
+    let named = |row: &wharf_registry::Row| resource == "*" || row.gvr.resource == resource;
+    let fits = |row: &wharf_registry::Row| !row.is_virtual() && row.gvr.group == group && named(row);
     let mut found: Vec<String> = table.all().iter().filter(|row| fits(row)).map(|row| row.prefix()).collect();
     // Custom resources are kept below their group.
     match (found.is_empty(), group.is_empty(), resource) {

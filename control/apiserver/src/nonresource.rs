@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use wharf_auth::token;
 use wharf_types::ApiError;
 
 use crate::aggregate::Documents;
@@ -37,8 +38,10 @@ async fn get(server: &Arc<ApiServer>, request: &Parts) -> Result<Option<Response
     }
     let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
     Ok(match segments.as_slice() {
-        [""] => Some(reply::json(StatusCode::OK, &json!({"paths": paths(&groups(server))}))),
+        [""] => Some(reply::json(StatusCode::OK, &json!({"paths": paths(server)}))),
         ["version"] => Some(reply::json(StatusCode::OK, &version::document())),
+        [".well-known", "openid-configuration"] => issuer(server, request),
+        ["openid", "v1", "jwks"] => keys(server),
         ["metrics"] => Some(scrape(server, &request.headers).await?),
         ["openapi", rest @ ..] => {
             server.openapi.answer(server.table.all(), &server.aggregator.schemas(), rest, request).await?
@@ -143,11 +146,15 @@ pub fn reads_gzip(headers: &HeaderMap) -> bool {
 }
 
 /// `/`: all paths, sorted.
-fn paths(groups: &[Group]) -> Vec<String> {
+fn paths(server: &ApiServer) -> Vec<String> {
     let fixed =
         ["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
-    let mut paths: Vec<String> = fixed.iter().map(|path| (*path).to_owned()).collect();
-    for group in groups {
+    let issued: &[&str] = match server.token_key {
+        Some(_) => &["/.well-known/openid-configuration", "/openid/v1/jwks"],
+        None => &[],
+    };
+    let mut paths: Vec<String> = fixed.iter().chain(issued).map(|path| (*path).to_owned()).collect();
+    for group in groups(server) {
         if !group.name.is_empty() {
             paths.push(format!("/apis/{}", group.name));
         }
@@ -164,6 +171,24 @@ async fn scrape(server: &ApiServer, headers: &HeaderMap) -> Result<Response<Body
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let open = accept.contains("application/openmetrics-text");
     Ok(reply::bytes(StatusCode::OK, if open { metrics::OPENMETRICS } else { metrics::PLAIN }, text))
+}
+
+/// Who issues the tokens of service accounts, for those who verify them (OpenID Connect Discovery 1.0).
+fn issuer(server: &ApiServer, request: &Parts) -> Option<Response<Body>> {
+    server.token_key.as_ref()?;
+    let keys = format!("https://{}/openid/v1/jwks", address(request));
+    Some(public(reply::json(StatusCode::OK, &token::configuration(&keys))))
+}
+
+/// The public keys that those tokens are verified with.
+fn keys(server: &ApiServer) -> Option<Response<Body>> {
+    let set = server.token_key.as_ref()?.public_set().to_string();
+    Some(public(reply::bytes(StatusCode::OK, "application/jwk-set+json", set)))
+}
+
+fn public(mut response: Response<Body>) -> Response<Body> {
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+    response
 }
 
 fn method_not_allowed() -> Response<Body> {

@@ -93,6 +93,18 @@ pub fn render(call: &Call, reply: Reply) -> Result<Response<Body>, ApiError> {
     Ok(response)
 }
 
+/// An object that is not stored, as the client wants it.
+pub fn written(
+    headers: &http::HeaderMap,
+    code: StatusCode,
+    object: Bytes,
+    warnings: &[String],
+) -> Result<Response<Body>, ApiError> {
+    let mut response = finish(code, object, negotiate::negotiate(headers, Place::Plain)?, headers)?;
+    add_warnings(&mut response, warnings);
+    Ok(response)
+}
+
 fn shape_object(call: &Call, bytes: Bytes, form: Form) -> Result<Bytes, ApiError> {
     match form {
         Form::Object => Ok(bytes),

@@ -12,7 +12,7 @@ use wharf_types::ApiError;
 use crate::call::Call;
 use crate::reply::Reply;
 use crate::request::{Resource, Verb};
-use crate::subresource::{binding, eviction, log, scale};
+use crate::subresource::{binding, eviction, log, scale, token};
 use crate::verbs::write::Rules;
 use crate::verbs::{create, delete, delete_collection, get, list, patch, update, watch};
 
@@ -37,15 +37,15 @@ pub fn verbs(row: &Row, subresource: Option<Subresource>) -> &'static [Verb] {
     match subresource {
         Some(subresource) if !row.has(subresource) => &[],
         None if row.gvr.resource == "namespaces" && row.gvr.group.is_empty() => NAMESPACES,
+        None if row.is_virtual() => &[Verb::Create],
         None => ALL,
         Some(Subresource::Status | Subresource::Scale | Subresource::Approval) => VIEW,
         Some(Subresource::EphemeralContainers | Subresource::Resize) => VIEW,
-        Some(Subresource::Binding | Subresource::Eviction) => &[Verb::Create],
+        Some(Subresource::Binding | Subresource::Eviction | Subresource::Token) => &[Verb::Create],
         Some(Subresource::Finalize) => &[Verb::Update],
         Some(Subresource::Log) => &[Verb::Get],
         Some(Subresource::Exec | Subresource::Attach | Subresource::PortForward) => &[Verb::Create, Verb::Get],
         Some(Subresource::Proxy) => PROXY,
-        Some(_) => &[],
     }
 }
 
@@ -150,6 +150,7 @@ pub async fn dispatch(call: &mut Call, verb: Verb, body: Bytes) -> Result<Reply,
         (Some(Subresource::Binding), Verb::Create) => binding::create(call, body).await,
         (Some(Subresource::Eviction), Verb::Create) => eviction::create(call, body).await,
         (Some(Subresource::Log), Verb::Get) => log::get(call).await,
+        (Some(Subresource::Token), Verb::Create) => token::create(call, body).await,
         _ => Err(method_not_allowed()),
     }
 }

@@ -20,7 +20,8 @@ use http::{HeaderValue, Request, Response, header};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use wharf_admission::{Chain, Notes};
-use wharf_auth::{Authenticator, Authorizer, Decision, Rbac, User, View};
+use wharf_auth::token::Key;
+use wharf_auth::{Authenticator, Authorizer, Decision, Rbac, Tokens, User, View};
 use wharf_cache::{Cache, Collection};
 use wharf_registry::{Row, Table};
 use wharf_types::{ApiError, Gvr};
@@ -33,6 +34,7 @@ use crate::connect;
 use crate::definitions::{self, Definitions};
 use crate::fairness::{self, Fairness, Sorted, Ticket, Width};
 use crate::health::{Check, Health};
+use crate::impersonate;
 use crate::index;
 use crate::measure;
 use crate::metrics::{Metrics, Observed, ObservedResource, Under};
@@ -43,6 +45,7 @@ use crate::options::go_duration;
 use crate::query::Query;
 use crate::reply::{self, Body};
 use crate::request::{Info, Resource, Target, URI_MAX, Verb};
+use crate::review;
 use crate::route;
 use crate::views;
 
@@ -63,6 +66,10 @@ pub struct Options {
     pub authorizer: Arc<dyn Authorizer>,
     /// What stands behind the authorizer, for who may grant what; none where writes of roles are not checked.
     pub rbac: Option<Arc<Rbac>>,
+    /// For `TokenReview`; none where no token is known.
+    pub tokens: Option<Arc<dyn Tokens>>,
+    /// Signs the tokens of service accounts; none where there are none.
+    pub token_key: Option<Arc<Key>>,
     /// Told of every change to the resources that they name, before it is acknowledged.
     pub views: Vec<Arc<dyn View>>,
     pub allocators: Allocators,
@@ -80,6 +87,8 @@ pub struct ApiServer {
     pub authenticator: Arc<dyn Authenticator>,
     pub authorizer: Arc<dyn Authorizer>,
     pub rbac: Option<Arc<Rbac>>,
+    pub tokens: Option<Arc<dyn Tokens>>,
+    pub token_key: Option<Arc<Key>>,
     views: Vec<Arc<dyn View>>,
     pub allocators: Allocators,
     pub nodes: Option<NodeClient>,
@@ -133,6 +142,8 @@ impl ApiServer {
             authenticator,
             authorizer,
             rbac,
+            tokens,
+            token_key,
             views,
             allocators,
             nodes,
@@ -154,6 +165,8 @@ impl ApiServer {
             authenticator,
             authorizer,
             rbac,
+            tokens,
+            token_key,
             views,
             allocators,
             nodes,
@@ -171,6 +184,7 @@ impl ApiServer {
         });
         // The stored version of a kind brings the index; its other versions come after it.
         let mut rows = server.table.all();
+        rows.retain(|row| !row.is_virtual());
         rows.sort_by_key(|row| row.convert.is_some());
         for row in rows {
             server.serve(&row).await?;
@@ -314,7 +328,7 @@ impl ApiServer {
             let id = incoming.id.to_str().unwrap_or_default();
             known.trail = auditor.begin(id, parts, info, identified.as_ref().ok(), (self.clock)());
         }
-        let user = identified?;
+        let user = impersonate::resolve(&parts.headers, identified?, &*self.authorizer).await?;
         let place = self.admit_load(info, &incoming.query, &user, known).await?;
         let authorized = self.authorize(&user, info).await;
         if let Some(trail) = &mut known.trail {
@@ -347,6 +361,14 @@ impl ApiServer {
         let Target::Resource(resource) = &info.target else {
             return nonresource::answer(self, &parts).await?.ok_or_else(ApiError::no_such_path);
         };
+        if review::serves(resource) {
+            let route = route::resolve(&self.table, resource, info.verb)?;
+            let bytes = crate::body::read(body).await?;
+            if let Some(trail) = trail {
+                trail.sent(&bytes);
+            }
+            return review::answer(self, &parts, &query, &route, &user, &bytes).await;
+        }
         if connect::serves(resource) {
             return connect::answer(self, parts, body, query, info, resource, user).await;
         }

@@ -102,6 +102,11 @@ async fn whoever_has_no_rights_learns_what_is_served_and_nothing_else() {
     let jane = User::new("jane", &["developers"]);
     for path in resource_paths(&server) {
         for method in methods() {
+            // Everyone may ask who they are and what they may do (`system:basic-user`).
+            let asks = path.split('/').any(|segment| segment.starts_with("selfsubject"));
+            if asks && method == Method::POST {
+                continue;
+            }
             assert_eq!(status(&server, Some(&jane), &method, &path).await, StatusCode::FORBIDDEN, "{method} {path}");
         }
     }

@@ -10,6 +10,7 @@ pub mod node;
 pub mod pki;
 pub mod rbac;
 pub mod requestheader;
+pub mod token;
 pub mod union;
 pub mod view;
 pub mod x509;
@@ -26,6 +27,7 @@ pub use node::NodeAuthorizer;
 pub use pki::{Identity, Leaf, Pki, ServerNames};
 pub use rbac::Rbac;
 pub use requestheader::{FrontProxyCertificates, RequestHeader};
+pub use token::ServiceAccountTokens;
 pub use union::{Anonymous, NoTokens, Union};
 pub use view::{Lookup, View};
 pub use x509::X509;
@@ -80,6 +82,21 @@ pub struct AuthenticateError(pub String);
 pub trait Authenticator: Send + Sync + 'static {
     /// `None` when the request carries no credentials that this authenticator knows.
     async fn authenticate(&self, parts: &http::request::Parts) -> Result<Option<User>, AuthenticateError>;
+}
+
+/// Whose a token is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whose {
+    pub user: User,
+    /// Those of the audiences asked about that the token is for.
+    pub audiences: Vec<String>,
+}
+
+/// For tokens that come by another way than a request's header: `TokenReview`.
+#[async_trait]
+pub trait Tokens: Send + Sync + 'static {
+    /// `audiences` are those of the API server, if empty. `None` for a token of another kind.
+    async fn authenticate_token(&self, token: &str, audiences: &[String]) -> Result<Option<Whose>, AuthenticateError>;
 }
 
 /// What is asked to be allowed.

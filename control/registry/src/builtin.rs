@@ -49,6 +49,12 @@ pub fn rows() -> Vec<Row> {
         row(kinds::deployment::Deployments,        &["deploy"], IN_ALL,     "deployments",            &[Scale, Status]),
         row(kinds::replicaset::ReplicaSets,        &["rs"],     IN_ALL,     "replicasets",            &[Scale, Status]),
         row(kinds::statefulset::StatefulSets,      &["sts"],    IN_ALL,     "statefulsets",           &[Scale, Status]),
+        row(kinds::review::SelfSubjectReviews,     &[],         NOT_IN_ALL, VIRTUAL,                  &[]),
+        row(kinds::review::TokenReviews,           &[],         NOT_IN_ALL, VIRTUAL,                  &[]),
+        row(kinds::review::LocalSubjectAccessReviews, &[],      NOT_IN_ALL, VIRTUAL,                  &[]),
+        row(kinds::review::SelfSubjectAccessReviews, &[],       NOT_IN_ALL, VIRTUAL,                  &[]),
+        row(kinds::review::SelfSubjectRulesReviews, &[],        NOT_IN_ALL, VIRTUAL,                  &[]),
+        row(kinds::review::SubjectAccessReviews,   &[],         NOT_IN_ALL, VIRTUAL,                  &[]),
         row(kinds::hpa::HorizontalPodAutoscalers,  &["hpa"],    IN_ALL,     "horizontalpodautoscalers", &[Status]),
         row(kinds::cronjob::CronJobs,              &["cj"],     IN_ALL,     "cronjobs",               &[Status]),
         row(kinds::job::Jobs,                      &[],         IN_ALL,     "jobs",                   &[Status]),
@@ -79,6 +85,8 @@ pub fn rows() -> Vec<Row> {
 /// The category that `kubectl get all` asks for.
 const IN_ALL: &[&str] = &["all"];
 const NOT_IN_ALL: &[&str] = &[];
+/// In place of storage, for what is answered and not stored.
+const VIRTUAL: &str = "";
 
 /// Where the objects of a kind live, as its Rust type says.
 trait Lives {
@@ -136,7 +144,7 @@ mod tests {
         assert!(rows.is_sorted_by(|a, b| a.gvr < b.gvr));
         let mut words = BTreeSet::new();
         // Rows that are another version of a stored kind share its names and its prefix.
-        let stored: Vec<&Row> = rows.iter().filter(|row| row.convert.is_none()).collect();
+        let stored: Vec<&Row> = rows.iter().filter(|row| row.convert.is_none() && !row.is_virtual()).collect();
         for row in &stored {
             // What kubectl may be told must mean one resource; a resource may be named as its kind is.
             let mut own: BTreeSet<String> = row.short_names.iter().cloned().collect();

@@ -68,6 +68,7 @@ pub struct Row {
     pub categories: Vec<String>,
     pub scope: Scope,
     /// What stands between `/registry/` and the namespace or name in a store key; upstream's choice (`services/specs`, `minions`).
+    /// Empty for what is not stored: see [`Row::is_virtual`].
     pub storage: String,
     pub subresources: Vec<Subresource>,
     pub kind: Arc<dyn Kind>,
@@ -83,6 +84,11 @@ impl Row {
     /// True for custom resources and their definitions, which upstream serves from an API server of their own.
     pub fn is_extension(&self) -> bool {
         self.kind.is_custom() || self.gvr.group == "apiextensions.k8s.io"
+    }
+
+    /// True for what is asked by a create, and answered, and never stored.
+    pub fn is_virtual(&self) -> bool {
+        self.storage.is_empty()
     }
 
     pub fn has(&self, subresource: Subresource) -> bool {

@@ -4,3 +4,4 @@ pub mod binding;
 pub mod eviction;
 pub mod log;
 pub mod scale;
+pub mod token;

@@ -95,6 +95,8 @@ async fn options(cancel: &CancellationToken) -> Options {
         authenticator: Arc::new(Nobody),
         authorizer: Arc::new(Permissive),
         rbac: None,
+        tokens: None,
+        token_key: None,
         views: Vec::new(),
         allocators: Allocators::default(),
         nodes: None,

@@ -111,6 +111,8 @@ impl Cluster {
             authenticator: Arc::new(Nobody),
             authorizer: Arc::new(Rules(rbac.clone())),
             rbac: Some(rbac.clone()),
+            tokens: None,
+            token_key: None,
             views: vec![rbac.clone()],
             allocators: Allocators::default(),
             nodes: None,

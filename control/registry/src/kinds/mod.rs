@@ -38,6 +38,7 @@ pub mod rbac;
 pub mod rc;
 pub mod replicaset;
 pub mod resourcequota;
+pub mod review;
 pub mod role;
 pub mod rolebinding;
 pub mod runtimeclass;

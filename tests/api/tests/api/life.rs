@@ -50,6 +50,8 @@ impl Life<'_> {
         let object = self.resource.object(self.sample, self.name(), "first");
         if !self.resource.can("get") {
             self.step = "create";
+            // A question has no name.
+            let object = json!({"spec": object["spec"]});
             return http.post(&all, &object).await?.json(201).map(drop);
         }
         self.step = "watch";
