@@ -50,9 +50,11 @@ impl Up {
     }
 }
 
-/// Builds `wharf` and returns its path. Unoptimised it is built as the tests build it, so that both share what is compiled.
+/// Builds `wharf` and returns its path. Unoptimised it is built together with the tests: without them its dependencies would
+/// have other features and be compiled a second time.
 pub fn build_binary(release: bool) -> Result<PathBuf> {
-    let selection: &[&str] = if release { &["--release", "--package", "wharf"] } else { &["--workspace", "--bins"] };
+    let selection: &[&str] =
+        if release { &["--release", "--package", "wharf"] } else { &["--workspace", "--bins", "--tests"] };
     run(tools::cargo().args(["build", "--locked"]).args(selection))?;
     Ok(tools::target().join(if release { "release" } else { "debug" }).join("wharf"))
 }

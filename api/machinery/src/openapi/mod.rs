@@ -107,7 +107,7 @@ pub fn hash(bytes: &[u8]) -> String {
 fn build(resources: &[&Resource], extra: &Definitions, dialect: Dialect) -> (Value, Value) {
     let mut paths = Map::new();
     for resource in resources {
-        paths::add(&mut paths, resource, dialect);
+        paths::add(&mut paths, resource, extra.contains_key(&resource.schema), dialect);
     }
     let mut paths = Value::Object(paths);
     let mut definitions = schemas::annotated(resources, extra);

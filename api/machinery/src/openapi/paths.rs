@@ -13,12 +13,10 @@ pub(super) const PATCH: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";
 const MEDIA_TYPES: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 const STREAM_MEDIA_TYPES: [&str; 2] =
     ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
-const PATCH_MEDIA_TYPES: [&str; 4] = [
-    "application/json-patch+json",
-    "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
-    "application/apply-patch+yaml",
-];
+const PATCH_MEDIA_TYPES: [&str; 4] =
+    ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml", STRATEGIC];
+/// For built-in kinds alone: kubectl sends this patch where the document says that it is taken.
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
 
 /// One operation in neutral form.
 struct Operation<'a> {
@@ -50,7 +48,7 @@ enum Reply<'a> {
 }
 
 /// Adds the paths of `resource` to a document.
-pub(super) fn add(paths: &mut Map<String, Value>, resource: &Resource, dialect: Dialect) {
+pub(super) fn add(paths: &mut Map<String, Value>, resource: &Resource, custom: bool, dialect: Dialect) {
     let gvr = &resource.gvr;
     let root = if gvr.group.is_empty() {
         format!("/api/{}", gvr.version)
@@ -65,7 +63,7 @@ pub(super) fn add(paths: &mut Map<String, Value>, resource: &Resource, dialect: 
 
     let mut place = |path: String, operations: Vec<Operation<'_>>| {
         if !operations.is_empty() {
-            let rendered = render_path(&path, kind, &names.tag, operations, dialect);
+            let rendered = render_path(&path, kind, &names.tag, operations, (custom, dialect));
             paths.insert(path, rendered);
         }
     };
@@ -271,7 +269,14 @@ fn with_article(kind: &str) -> String {
     format!("{article} {kind}")
 }
 
-fn render_path(path: &str, kind: &str, tag: &str, operations: Vec<Operation<'_>>, dialect: Dialect) -> Value {
+/// `style`: whether the kind is a custom one, and how the document is written down.
+fn render_path(
+    path: &str,
+    kind: &str,
+    tag: &str,
+    operations: Vec<Operation<'_>>,
+    style @ (_, dialect): (bool, Dialect),
+) -> Value {
     let mut shared = Vec::new();
     if path.contains("{name}") {
         shared.push(parameters::in_path("name", &format!("name of the {kind}"), dialect));
@@ -283,7 +288,7 @@ fn render_path(path: &str, kind: &str, tag: &str, operations: Vec<Operation<'_>>
     shared.push(parameters::pretty(dialect));
     let mut item = Map::from_iter([("parameters".to_owned(), Value::from(shared))]);
     for operation in operations {
-        item.insert(operation.method.to_owned(), render(&operation, tag, dialect));
+        item.insert(operation.method.to_owned(), render(&operation, tag, style));
     }
     Value::Object(item)
 }
@@ -292,7 +297,7 @@ fn reference(schema: &str) -> Value {
     json!({ "$ref": format!("{}{schema}", crate::schema::REF_PREFIX) })
 }
 
-fn render(operation: &Operation<'_>, tag: &str, dialect: Dialect) -> Value {
+fn render(operation: &Operation<'_>, tag: &str, (custom, dialect): (bool, Dialect)) -> Value {
     let mut parameters: Vec<Value> = operation.parameters.iter().map(|parameter| parameter.render(dialect)).collect();
     let mut rendered = json!({
         "tags": [tag],
@@ -307,7 +312,10 @@ fn render(operation: &Operation<'_>, tag: &str, dialect: Dialect) -> Value {
         Body::Optional(schema) => (Some(schema), false),
         Body::Patch => (Some(PATCH), true),
     };
-    let consumes: &[&str] = if matches!(operation.body, Body::Patch) { &PATCH_MEDIA_TYPES } else { &["*/*"] };
+    let consumes: Vec<&str> = match operation.body {
+        Body::Patch => PATCH_MEDIA_TYPES.into_iter().filter(|media| !custom || *media != STRATEGIC).collect(),
+        _ => vec!["*/*"],
+    };
     let produces: Vec<&str> = match operation.reply {
         Reply::Object(_) => MEDIA_TYPES.to_vec(),
         Reply::List(_) => MEDIA_TYPES.iter().chain(&STREAM_MEDIA_TYPES).copied().collect(),

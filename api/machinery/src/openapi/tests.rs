@@ -153,6 +153,10 @@ fn custom_schemas_join_the_document() {
     let schemas = &document["components"]["schemas"];
     assert_eq!(schemas["com.example.v1.Widget"]["x-kubernetes-group-version-kind"][0]["kind"], "Widget");
     assert!(schemas.get("com.example.v1.WidgetList").is_some());
+    let patch = &document["paths"]["/apis/example.com/v1/namespaces/{namespace}/widgets/{name}"]["patch"];
+    let content = patch["requestBody"]["content"].as_object().unwrap();
+    assert!(content.contains_key("application/apply-patch+yaml"));
+    assert!(!content.contains_key("application/strategic-merge-patch+json"), "kubectl would send one");
     assert_closed(&document, "#/components/schemas/", schemas);
 }
 
