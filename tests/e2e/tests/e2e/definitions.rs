@@ -82,7 +82,9 @@ async fn a_custom_resource_lives_as_kubectl_expects() {
     assert_eq!(cluster.kubectl(&["get", "ct", "first", "-o", "jsonpath={.status.phase}"]).await.success(), "Done");
 
     cluster.kubectl(&["delete", crd, "--timeout=60s"]).await.success();
-    let gone = cluster.kubectl(&["get", "ct"]).await.failure();
+    // kubectl keeps what it has discovered for some minutes; with an empty cache it asks.
+    let cache = format!("--cache-dir={}", cluster.home().join("empty").display());
+    let gone = cluster.kubectl(&["get", "ct", &cache]).await.failure();
     assert!(gone.contains("the server doesn't have a resource type \"ct\""), "{gone}");
 }
 
