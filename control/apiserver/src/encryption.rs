@@ -131,31 +131,32 @@ fn providers(choices: &[Choice], path: &str, random: &Random) -> Result<Vec<Box<
     let mut providers: Vec<Box<dyn Provider>> = Vec::new();
     for (place, choice) in choices.iter().enumerate() {
         let path = format!("{path}.providers[{place}]");
-        match choice {
-            Choice { aesgcm: Some(keys), aescbc: None, identity: None, kms: None } => {
-                add(&mut providers, keys, &format!("{path}.aesgcm"), |name, secret| {
-                    Ok(Box::new(AesGcm::new(name, secret, random.clone())?))
-                })?;
-            }
-            Choice { aesgcm: None, aescbc: Some(keys), identity: None, kms: None } => {
-                add(&mut providers, keys, &format!("{path}.aescbc"), |name, secret| {
-                    Ok(Box::new(AesCbc::new(name, secret, random.clone())?))
-                })?;
-            }
-            Choice { aesgcm: None, aescbc: None, identity: Some(Nothing {}), kms: None } => {
-                providers.push(Box::new(Identity));
-            }
-            Choice { aesgcm: None, aescbc: None, identity: None, kms: Some(_) } => {
-                return refuse(format!("{path}.kms"), "KMS plugins are not supported yet");
-            }
-            _ => return refuse(path, "exactly one of aesgcm, aescbc, identity and kms is required"),
+        let Choice { aesgcm, aescbc, identity, kms } = choice;
+        let given = [aesgcm.is_some(), aescbc.is_some(), identity.is_some(), kms.is_some()];
+        if given.into_iter().filter(|given| *given).count() != 1 {
+            return refuse(path, "exactly one of aesgcm, aescbc, identity and kms is required");
+        }
+        if let Some(keys) = aesgcm {
+            add(&mut providers, keys, &format!("{path}.aesgcm"), |name, secret| {
+                Ok(Box::new(AesGcm::new(name, secret, random.clone())?))
+            })?;
+        }
+        if let Some(keys) = aescbc {
+            add(&mut providers, keys, &format!("{path}.aescbc"), |name, secret| {
+                Ok(Box::new(AesCbc::new(name, secret, random.clone())?))
+            })?;
+        }
+        if identity.is_some() {
+            providers.push(Box::new(Identity));
+        }
+        if kms.is_some() {
+            return refuse(format!("{path}.kms"), "KMS plugins are not supported yet");
         }
     }
     if providers.is_empty() {
-        refuse(format!("{path}.providers"), "at least one provider is required")
-    } else {
-        Ok(providers)
+        return refuse(format!("{path}.providers"), "at least one provider is required");
     }
+    Ok(providers)
 }
 
 /// One provider for each key, the first of which writes.

@@ -37,7 +37,7 @@ pub use check::Env;
 pub use compile::{CompileError, Program, SOURCE_MAX};
 pub use cost::{Budget, CALL_MAX, VALIDATION_MAX};
 pub use eval::Variables;
-pub use types::{Fields, ListKind, Type, escape, unescape};
+pub use types::{Fields, ListKind, Type, escape, is_reserved, unescape};
 pub use value::{Key, Object, Value};
 
 /// Why an expression has no value.

@@ -131,9 +131,14 @@ const RESERVED: [&str; 21] = [
     "while",
 ];
 
+/// True for a word that CEL keeps for itself.
+pub fn is_reserved(word: &str) -> bool {
+    RESERVED.contains(&word)
+}
+
 /// How a field is named in an expression; none where it cannot be. Source: `k8s.io/apiserver/pkg/cel/escaping.go`.
 pub fn escape(name: &str) -> Option<String> {
-    if RESERVED.contains(&name) {
+    if is_reserved(name) {
         return Some(format!("__{name}__"));
     }
     let first = *name.as_bytes().first()?;
@@ -167,7 +172,7 @@ pub fn unescape(name: &str) -> std::borrow::Cow<'_, str> {
         return name.into();
     }
     let word = name.strip_prefix("__").and_then(|name| name.strip_suffix("__"));
-    if let Some(word) = word.filter(|word| RESERVED.contains(word)) {
+    if let Some(word) = word.filter(|word| is_reserved(word)) {
         return word.to_owned().into();
     }
     let mut out = String::with_capacity(name.len());

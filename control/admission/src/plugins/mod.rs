@@ -48,7 +48,7 @@ pub fn ordered() -> Vec<Box<dyn Plugin>> {
         Box::new(always_pull_images::AlwaysPullImages),
         Box::new(pod_security::PodSecurity::default()),
         Box::new(pod_node_selector::PodNodeSelector),
-        Box::new(priority::Priority),
+        Box::new(priority::Priority::default()),
         Box::new(default_toleration_seconds::DefaultTolerationSeconds),
         Box::new(pod_toleration_restriction::PodTolerationRestriction),
         Box::new(extended_resource_toleration::ExtendedResourceToleration),

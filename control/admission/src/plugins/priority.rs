@@ -3,6 +3,7 @@
 //! Source: `plugin/pkg/admission/priority`. Where the cluster has no PriorityClass that says `globalDefault`, the default is 0.
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use wharf_types::k8s::api::core::v1::Pod;
 use wharf_types::k8s::api::scheduling::v1::PriorityClass;
 use wharf_types::{ApiError, Gvr};
@@ -17,7 +18,11 @@ const PRIORITY_CLASSES: Gvr = Gvr {
     resource: std::borrow::Cow::Borrowed("priorityclasses"),
 };
 
-pub struct Priority;
+/// Remembers the default class until a PriorityClass changes: every pod that names none asks for it.
+#[derive(Default)]
+pub struct Priority {
+    default: Mutex<Option<(u64, Class)>>,
+}
 
 #[async_trait]
 impl Plugin for Priority {
@@ -34,7 +39,7 @@ impl Plugin for Priority {
             return Ok(());
         }
         match write.operation {
-            Operation::Create => on_create(write, cluster),
+            Operation::Create => self.on_create(write, cluster),
             _ => {
                 keep(write);
                 Ok(())
@@ -60,39 +65,56 @@ impl Plugin for Priority {
 }
 
 /// What a class stands for.
+#[derive(Clone)]
 struct Class {
     name: Option<String>,
     value: i32,
     preemption: String,
 }
 
-fn on_create(write: &mut Attributes, cluster: &dyn Reader) -> Result<(), ApiError> {
-    let Some(spec) = write.new_as::<Pod>().and_then(|pod| pod.spec.as_ref()) else { return Ok(()) };
-    let class = match spec.priority_class_name.as_deref().filter(|name| !name.is_empty()) {
-        Some(name) => named(name, cluster)
-            .ok_or_else(|| write.forbidden(format_args!("no PriorityClass with name {name} was found")))?,
-        None => default(cluster),
-    };
-    if let Some(given) = spec.priority.filter(|given| *given != class.value) {
-        let why = format!(
-            "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {} from the given PriorityClass name",
-            class.value
-        );
-        return Err(write.forbidden(why));
+impl Priority {
+    fn on_create(&self, write: &mut Attributes, cluster: &dyn Reader) -> Result<(), ApiError> {
+        let Some(spec) = write.new_as::<Pod>().and_then(|pod| pod.spec.as_ref()) else { return Ok(()) };
+        let class = match spec.priority_class_name.as_deref().filter(|name| !name.is_empty()) {
+            Some(name) => named(name, cluster)
+                .ok_or_else(|| write.forbidden(format_args!("no PriorityClass with name {name} was found")))?,
+            None => self.default_class(cluster),
+        };
+        if let Some(given) = spec.priority.filter(|given| *given != class.value) {
+            let why = format!(
+                "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {} from the given PriorityClass name",
+                class.value
+            );
+            return Err(write.forbidden(why));
+        }
+        if let Some(given) = spec.preemption_policy.as_deref().filter(|given| *given != class.preemption) {
+            let why = format!(
+                "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {} from the given PriorityClass name",
+                class.preemption
+            );
+            return Err(write.forbidden(why));
+        }
+        if let Some(spec) = write.new_as_mut::<Pod>().and_then(|pod| pod.spec.as_mut()) {
+            spec.priority = Some(class.value);
+            spec.preemption_policy = Some(class.preemption);
+            spec.priority_class_name = class.name;
+        }
+        Ok(())
     }
-    if let Some(given) = spec.preemption_policy.as_deref().filter(|given| *given != class.preemption) {
-        let why = format!(
-            "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {} from the given PriorityClass name",
-            class.preemption
-        );
-        return Err(write.forbidden(why));
+
+    fn default_class(&self, cluster: &dyn Reader) -> Class {
+        let revision = cluster.revision(&PRIORITY_CLASSES);
+        let mut held = self.default.lock();
+        if let Some((read_at, class)) = &*held
+            && *read_at == revision
+        {
+            return class.clone();
+        }
+        let none = || Class { name: None, value: DEFAULT_PRIORITY, preemption: DEFAULT_PREEMPTION.to_owned() };
+        let class = default_class(cluster).as_ref().map_or_else(none, class);
+        *held = Some((revision, class.clone()));
+        class
     }
-    if let Some(spec) = write.new_as_mut::<Pod>().and_then(|pod| pod.spec.as_mut()) {
-        spec.priority = Some(class.value);
-        spec.preemption_policy = Some(class.preemption);
-        spec.priority_class_name = class.name;
-    }
-    Ok(())
 }
 
 /// An update that leaves the computed fields out means to keep them.
@@ -107,11 +129,6 @@ fn keep(write: &mut Attributes) {
 
 fn named(name: &str, cluster: &dyn Reader) -> Option<Class> {
     cluster.get(&PRIORITY_CLASSES, None, name)?.downcast_ref().map(class)
-}
-
-fn default(cluster: &dyn Reader) -> Class {
-    let none = || Class { name: None, value: DEFAULT_PRIORITY, preemption: DEFAULT_PREEMPTION.to_owned() };
-    default_class(cluster).as_ref().map_or_else(none, class)
 }
 
 /// Of several default classes the lowest counts, as upstream.
@@ -156,7 +173,7 @@ mod tests {
     }
 
     async fn check_in(cluster: &Cluster, mut write: Attributes, expected: Result<(i32, &str), &str>) {
-        let verdict = run(&Priority, &mut write, cluster).await;
+        let verdict = run(&Priority::default(), &mut write, cluster).await;
         let spec = write.new_as::<Pod>().and_then(|pod| pod.spec.clone()).expect("spec");
         let got = verdict.map(|()| (spec.priority.unwrap_or(-1), spec.preemption_policy.unwrap_or_default()));
         assert_eq!(
@@ -196,7 +213,7 @@ mod tests {
             (Operation::Update, "usual", Ok(())),
         ] {
             let mut asked = write(operation, "priorityclasses", class(name, 7, default()));
-            let verdict = run(&Priority, &mut asked, &cluster).await.map_err(|error| error.message);
+            let verdict = run(&Priority::default(), &mut asked, &cluster).await.map_err(|error| error.message);
             assert_eq!(verdict, expected.map_err(str::to_owned), "{name}");
         }
     }

@@ -15,6 +15,7 @@ use crate::body;
 use crate::call::Call;
 use crate::options::WriteOptions;
 use crate::reply::Reply;
+use crate::subresource::condition;
 use crate::verbs::create::settle_namespace;
 use crate::verbs::write::{self, whole_seconds};
 
@@ -92,21 +93,12 @@ fn bind(pod: &mut Pod, binding: &Binding, now: Timestamp) -> Result<(), String> 
 }
 
 fn set_scheduled(status: &mut PodStatus, now: Timestamp, generation: Option<i64>) {
-    let conditions = status.conditions.get_or_insert_default();
-    let mut condition = PodCondition {
+    let condition = PodCondition {
         type_: "PodScheduled".to_owned(),
         status: "True".to_owned(),
         last_transition_time: Some(Time(now)),
         observed_generation: generation,
         ..PodCondition::default()
     };
-    match conditions.iter_mut().find(|held| held.type_ == condition.type_) {
-        Some(held) => {
-            if held.status == condition.status {
-                condition.last_transition_time = held.last_transition_time.clone();
-            }
-            *held = condition;
-        }
-        None => conditions.push(condition),
-    }
+    condition::set(status, condition);
 }

@@ -1,6 +1,6 @@
 //! What validating and mutating policies, and their bindings, have in common.
 
-use wharf_machinery::{names, selector};
+use wharf_machinery::{cel, names, selector};
 use wharf_types::field::{Error, Errors, Path};
 use wharf_types::k8s::api::admissionregistration::v1::{MatchResources, ParamKind, ParamRef, Variable};
 
@@ -9,30 +9,6 @@ use super::{FAILURE_POLICIES, required, rules};
 use crate::checks;
 
 const NOT_FOUND_ACTIONS: &[&str] = &["Deny", "Allow"];
-/// Words that CEL keeps for itself.
-const RESERVED: &[&str] = &[
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
 
 pub fn default(failure_policy: &mut Option<String>, constraints: Option<&mut MatchResources>) {
     failure_policy.get_or_insert_with(|| "Fail".to_owned());
@@ -127,7 +103,7 @@ pub fn validate_variables(variables: &[Variable], scope: &mut Scope, path: &Path
 
 fn is_identifier(name: &str) -> bool {
     let start = name.starts_with(|c: char| c == '_' || c.is_ascii_alphabetic());
-    start && name.bytes().all(|byte| byte == b'_' || byte.is_ascii_alphanumeric()) && !RESERVED.contains(&name)
+    start && name.bytes().all(|byte| byte == b'_' || byte.is_ascii_alphanumeric()) && !cel::is_reserved(name)
 }
 
 pub fn validate_binding(

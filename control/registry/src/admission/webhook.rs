@@ -1,16 +1,20 @@
-//! One webhook of a configuration, mutating or validating.
+//! The webhooks of a configuration, mutating or validating, and how a configuration is shown.
 
+use jiff::Timestamp;
+use serde_json::Value;
 use wharf_machinery::{names, selector};
 use wharf_types::field::{Error, Errors, Path};
 use wharf_types::k8s::api::admissionregistration::v1::{
     MatchCondition, MutatingWebhook, RuleWithOperations, ValidatingWebhook, WebhookClientConfig,
 };
-use wharf_types::meta::LabelSelector;
+use wharf_types::meta::{LabelSelector, ObjectMeta};
 
 use super::expression::{self, Scope};
 use super::rules::{default_scope, validate_rule};
 use super::{FAILURE_POLICIES, MATCH_POLICIES, REINVOCATION_POLICIES, endpoint, repeated};
 use crate::checks;
+use crate::kinds::{created, name};
+use crate::strategy::{AGE, Column, NAME};
 
 /// How long a webhook may take that does not say.
 pub const TIMEOUT_DEFAULT_S: i32 = 10;
@@ -81,6 +85,18 @@ defaults!(pub default_validating, ValidatingWebhook);
 pub fn default_mutating(hook: &mut MutatingWebhook) {
     default_common(hook);
     hook.reinvocation_policy.get_or_insert_with(|| "Never".to_owned());
+}
+
+/// Of a configuration of either kind.
+pub const COLUMNS: &[Column] = &[
+    NAME,
+    Column::new("Webhooks", "integer", "Webhooks indicates the number of webhooks registered in this configuration"),
+    AGE,
+];
+
+/// The cells of [`COLUMNS`].
+pub fn cells<W>(meta: &ObjectMeta, webhooks: &[W], now: Timestamp) -> Vec<Value> {
+    vec![name(meta), webhooks.len().into(), created(meta, now)]
 }
 
 /// The webhooks of a configuration. Upstream lets an update keep what an older version let through; nothing here is so old.

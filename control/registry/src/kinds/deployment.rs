@@ -75,11 +75,8 @@ impl Strategy for Deployments {
         let empty = DeploymentStatus::default();
         let status = new.status.as_ref().unwrap_or(&empty);
         let mut errors = validate_status(status, &Path::new("status"));
-        let collisions = |status: &DeploymentStatus| status.collision_count.unwrap_or_default();
-        if collisions(status) < collisions(old.status.as_ref().unwrap_or(&empty)) {
-            let path = Path::new("status").child("collisionCount");
-            errors.push(Error::invalid(&path, collisions(status), "cannot be decremented"));
-        }
+        let held = old.status.as_ref().and_then(|status| status.collision_count);
+        errors.extend(workload::validate_collisions(status.collision_count, held));
         errors
     }
 

@@ -66,12 +66,12 @@ use wharf_types::meta::{self, ObjectMeta};
 use crate::strategy::age;
 
 /// The cell of the `Name` column.
-fn name(meta: &ObjectMeta) -> Value {
+pub(crate) fn name(meta: &ObjectMeta) -> Value {
     meta.name.clone().unwrap_or_default().into()
 }
 
 /// The cell of the `Age` column.
-fn created(meta: &ObjectMeta, now: Timestamp) -> Value {
+pub(crate) fn created(meta: &ObjectMeta, now: Timestamp) -> Value {
     age(meta.creation_timestamp.as_ref().map(|time| time.0), now).into()
 }
 

@@ -5,9 +5,9 @@ use serde_json::Value;
 use wharf_types::field::Errors;
 use wharf_types::k8s::api::admissionregistration::v1::MutatingWebhookConfiguration;
 
-use super::{created, generation, name};
+use super::generation;
 use crate::admission::webhook::{self, Webhook};
-use crate::strategy::{AGE, Column, NAME, Strategy};
+use crate::strategy::{Column, Strategy};
 
 #[derive(Debug)]
 pub struct MutatingWebhooks;
@@ -38,22 +38,11 @@ impl Strategy for MutatingWebhooks {
     }
 
     fn columns(&self) -> &'static [Column] {
-        const COLUMNS: &[Column] = &[
-            NAME,
-            Column::new(
-                "Webhooks",
-                "integer",
-                "Webhooks indicates the number of webhooks registered in this configuration",
-            ),
-            AGE,
-        ];
-        COLUMNS
+        webhook::COLUMNS
     }
 
     fn cells(&self, configuration: &MutatingWebhookConfiguration, now: Timestamp) -> Vec<Value> {
-        let meta = &configuration.metadata;
-        let count = configuration.webhooks.as_ref().map_or(0, Vec::len);
-        vec![name(meta), count.into(), created(meta, now)]
+        webhook::cells(&configuration.metadata, configuration.webhooks.as_deref().unwrap_or_default(), now)
     }
 }
 

@@ -103,6 +103,15 @@ pub fn validate_match(template: &PodTemplateSpec, selector: &LabelSelector, path
     vec![Error::invalid(&path.child("metadata").child("labels"), checks::json(&labels), why)]
 }
 
+/// The names of revisions that were taken are counted, and the count never goes back.
+pub fn validate_collisions(new: Option<i32>, old: Option<i32>) -> Errors {
+    let (new, old) = (new.unwrap_or_default(), old.unwrap_or_default());
+    if new >= old {
+        return Vec::new();
+    }
+    vec![Error::invalid(&Path::new("status").child("collisionCount"), new, "cannot be decremented")]
+}
+
 /// What keeps running must not end on its own.
 pub fn validate_long_running(template: &PodTemplateSpec, kind: &str, path: &Path) -> Errors {
     let path = path.child("spec");

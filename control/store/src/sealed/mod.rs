@@ -127,12 +127,16 @@ impl State {
     }
 
     fn note(&self, key: &Key, stale: bool) {
-        let mut known = self.stale.lock();
         if stale {
-            known.insert(key.clone());
-        } else if !known.is_empty() {
-            known.remove(key);
+            self.stale.lock().insert(key.clone());
+        } else {
+            self.fresh(key);
         }
+    }
+
+    /// What the key holds is sealed as it should be.
+    fn fresh(&self, key: &str) {
+        self.stale.lock().remove(key);
     }
 
     /// Opens a commit of the past. A key that has been given up since makes what it sealed unreadable, which is as if it
@@ -185,7 +189,7 @@ impl Store for Sealed {
         };
         match self.0.inner.commit(key, precondition, change).await {
             Ok(revision) => {
-                self.0.note(&key.into(), false);
+                self.0.fresh(key);
                 Ok(revision)
             }
             Err(Error::Precondition { current: Some(current), revision }) => {

@@ -21,6 +21,7 @@ use crate::body;
 use crate::call::{Call, Cluster};
 use crate::options::{WriteOptions, validate_delete};
 use crate::reply::Reply;
+use crate::subresource::condition;
 use crate::verbs::create::settle_namespace;
 use crate::verbs::write::{self, TRIES, whole_seconds};
 use crate::verbs::{delete, delete::is_dry_run};
@@ -157,8 +158,7 @@ async fn mark_and_delete(call: &mut Call, mut options: DeleteOptions) -> Result<
 }
 
 fn mark(pod: &mut Pod, now: Time) {
-    let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
-    let mut condition = PodCondition {
+    let condition = PodCondition {
         type_: "DisruptionTarget".to_owned(),
         status: "True".to_owned(),
         reason: Some("EvictionByEvictionAPI".to_owned()),
@@ -167,13 +167,5 @@ fn mark(pod: &mut Pod, now: Time) {
         last_transition_time: Some(now),
         ..PodCondition::default()
     };
-    match conditions.iter_mut().find(|held| held.type_ == condition.type_) {
-        Some(held) => {
-            if held.status == condition.status {
-                condition.last_transition_time = held.last_transition_time.clone();
-            }
-            *held = condition;
-        }
-        None => conditions.push(condition),
-    }
+    condition::set(pod.status.get_or_insert_default(), condition);
 }
