@@ -50,11 +50,14 @@ impl Up {
     }
 }
 
-/// Builds `wharf` and returns its path. Unoptimised it is built together with the tests: without them its dependencies would
-/// have other features and be compiled a second time.
+/// Builds `wharf` and returns its path. It is built together with what runs it, the tests or the measurements: alone its
+/// dependencies would have other features and be compiled a second time, and what is measured would not be what users start.
 pub fn build_binary(release: bool) -> Result<PathBuf> {
-    let selection: &[&str] =
-        if release { &["--release", "--package", "wharf"] } else { &["--workspace", "--bins", "--tests"] };
+    let selection: &[&str] = if release {
+        &["--release", "--package", "wharf", "--package", "wharf-test-bench"]
+    } else {
+        &["--workspace", "--bins", "--tests"]
+    };
     run(tools::cargo().args(["build", "--locked"]).args(selection))?;
     Ok(tools::target().join(if release { "release" } else { "debug" }).join("wharf"))
 }

@@ -39,21 +39,11 @@ pub struct Bench {
 impl Bench {
     pub fn run(self) -> Result<()> {
         guests::build()?;
-        // Built together, so that the dependencies they share are compiled once.
-        run(tools::cargo().args([
-            "build",
-            "--release",
-            "--locked",
-            "--package",
-            "wharf",
-            "--package",
-            "wharf-test-bench",
-        ]))?;
-        let release = tools::target().join("release");
-        let mut bench = Command::new(release.join("wharf-test-bench"));
+        let binary = cluster::build_binary(true)?;
+        let mut bench = Command::new(binary.with_file_name("wharf-test-bench"));
         bench.args(self.filter);
         bench.env("WHARF_KUBECTL", fetch::kubectl()?).env("WHARF_WASMTIME", fetch::wasmtime()?);
-        run(bench.env("WHARF_GUESTS", guests::dir()).env("WHARF_BINARY", release.join("wharf")))
+        run(bench.env("WHARF_GUESTS", guests::dir()).env("WHARF_BINARY", binary))
     }
 }
 
