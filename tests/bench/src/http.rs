@@ -74,6 +74,8 @@ async fn load(address: SocketAddr, time: Duration) -> Result<f64> {
         tokio::spawn(connection);
         while begun.elapsed() < time {
             let request = Request::get("/").header("host", "hello").body(Empty::<Bytes>::new())?;
+            // The connection's task takes up the end of the last response first.
+            sender.ready().await?;
             let response = sender.send_request(request).await?;
             anyhow::ensure!(response.status().is_success(), "{}", response.status());
             response.into_body().collect().await?;
