@@ -1,5 +1,6 @@
 //! The parts of a cluster, put together.
 
 pub mod audit;
+pub mod authn;
 pub mod node;
 pub mod server;

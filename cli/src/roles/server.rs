@@ -20,10 +20,7 @@ use wharf_apiserver::{ApiServer, NodeClient, Stored, bootstrap, definitions, enc
 use wharf_auth::kubeconfig::Kubeconfig;
 use wharf_auth::pki::{Identity, Pki, ServerNames};
 use wharf_auth::token::Key;
-use wharf_auth::union::Union;
-use wharf_auth::{
-    Anonymous, FirstOpinion, Masters, NoTokens, NodeAuthorizer, Rbac, RequestHeader, ServiceAccountTokens, User, X509,
-};
+use wharf_auth::{FirstOpinion, Masters, NodeAuthorizer, Rbac, ServiceAccountTokens, User};
 use wharf_cache::Cache;
 use wharf_client::{Client, Clock, Informers, Manager, Recorder, transport};
 use wharf_registry::{Table, builtin};
@@ -35,6 +32,7 @@ use wharf_types::Gvr;
 use crate::data::DataDir;
 use crate::process;
 use crate::roles::audit::{self, AuditArgs};
+use crate::roles::authn::{self, Authentication, AuthnArgs};
 
 /// How long everything may take to end after a signal.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
@@ -62,6 +60,8 @@ pub struct ServerArgs {
     /// Admission plugins not to run, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub disable_admission_plugins: Vec<String>,
+    #[command(flatten)]
+    pub authn: AuthnArgs,
     #[command(flatten)]
     pub audit: AuditArgs,
     /// Which resources are encrypted in the store, and how: a file of kind EncryptionConfiguration
@@ -136,7 +136,8 @@ pub async fn start(data: &DataDir, args: &ServerArgs, cancel: CancellationToken)
     let (service_ip, dns_ip) =
         (args.service_cidr.address(API_PLACE).into(), args.service_cidr.address(DNS_PLACE).into());
     let front_proxy = Pki::open(&data.pki().join("front-proxy"), now).context("open the front proxy's authority")?;
-    let api = api_server(args, table, cache, &pki, &front_proxy, now).await?;
+    let identities = Identities::open(args, &pki, &mut tasks, &cancel)?;
+    let api = api_server(args, table, cache, identities, &pki, &front_proxy).await?;
     if let Some((auditor, sender)) = audit::open(&args.audit).await? {
         api.audit_to(auditor);
         if let Some(sender) = sender {
@@ -210,35 +211,46 @@ fn sealed(store: Arc<RedbStore>, args: &ServerArgs, table: &Table) -> Result<Arc
     Ok(Arc::new(Sealed::new(store, rules)))
 }
 
+/// Who users are, and the key that the tokens of service accounts are signed with.
+struct Identities {
+    authentication: Authentication,
+    key: Arc<Key>,
+    /// What tokens name must be there; it is looked up in the server, once that is made.
+    stored: Arc<Stored>,
+}
+
+impl Identities {
+    fn open(args: &ServerArgs, pki: &Pki, tasks: &mut JoinSet<()>, cancel: &CancellationToken) -> Result<Self> {
+        let key = Key::new(&pki.service_account_key_pem(), &pki.service_account_public_key_pem());
+        let (key, stored) = (Arc::new(key.context("open the service account key")?), Arc::new(Stored::default()));
+        let tokens = ServiceAccountTokens::new(key.clone(), stored.clone(), Arc::new(Timestamp::now));
+        let authentication = authn::open(&args.authn, Arc::new(tokens), tasks, cancel)?;
+        Ok(Self { authentication, key, stored })
+    }
+}
+
 async fn api_server(
     args: &ServerArgs,
     table: Arc<Table>,
     cache: Arc<Cache>,
+    identities: Identities,
     pki: &Pki,
     front_proxy: &Pki,
-    now: Timestamp,
 ) -> Result<Arc<ApiServer>> {
+    let now = Timestamp::now();
+    let Identities { authentication: Authentication { requests, tokens }, key, stored } = identities;
     let (chain, proxy_key) = front_proxy.client(&Identity::new("front-proxy-client", &[]), now)?.chain()?;
     let services = Services::new(args.service_cidr, NODE_PORTS, Box::new(rand::rngs::StdRng::from_os_rng()));
     let mut allocators = Allocators::default();
     let gvr = Gvr { group: "".into(), version: "v1".into(), resource: "services".into() };
     allocators.insert(gvr, Arc::new(services));
     let (rbac, node) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::default()));
-    let key = Key::new(&pki.service_account_key_pem(), &pki.service_account_public_key_pem());
-    let (key, stored) = (Arc::new(key.context("open the service account key")?), Arc::new(Stored::default()));
-    let tokens = Arc::new(ServiceAccountTokens::new(key.clone(), stored.clone(), Arc::new(Timestamp::now)));
     let options = wharf_apiserver::Options {
         table,
         cache,
         admission: wharf_admission::Chain::select(&args.enable_admission_plugins, &args.disable_admission_plugins)
             .context("choose the admission plugins")?,
-        authenticator: Arc::new(Union::new(vec![
-            Arc::new(RequestHeader),
-            Arc::new(X509),
-            tokens.clone(),
-            Arc::new(NoTokens),
-            Arc::new(Anonymous),
-        ])),
+        authenticator: requests,
         tokens: Some(tokens),
         token_key: Some(key),
         authorizer: Arc::new(FirstOpinion::new(vec![Arc::new(Masters), node.clone(), rbac.clone()])),

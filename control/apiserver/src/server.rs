@@ -309,7 +309,7 @@ impl ApiServer {
 
     async fn answer(
         self: &Arc<Self>,
-        incoming: Incoming,
+        mut incoming: Incoming,
         info: &Info,
         known: &mut Known,
     ) -> Result<Response<Body>, ApiError> {
@@ -328,7 +328,9 @@ impl ApiServer {
             let id = incoming.id.to_str().unwrap_or_default();
             known.trail = auditor.begin(id, parts, info, identified.as_ref().ok(), (self.clock)());
         }
-        let user = impersonate::resolve(&parts.headers, identified?, &*self.authorizer).await?;
+        let identified = identified?;
+        wharf_auth::bearer::strip(&mut incoming.parts.headers);
+        let user = impersonate::resolve(&incoming.parts.headers, identified, &*self.authorizer).await?;
         let place = self.admit_load(info, &incoming.query, &user, known).await?;
         let authorized = self.authorize(&user, info).await;
         if let Some(trail) = &mut known.trail {

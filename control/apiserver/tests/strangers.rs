@@ -85,7 +85,7 @@ async fn a_stranger_sees_health_and_version_and_nothing_else() {
     let tricks = tricks.into_iter().map(str::to_owned);
     for path in resource_paths(&server).into_iter().chain(other_paths(&server)).chain(tricks) {
         for method in methods() {
-            assert_eq!(status(&server, None, &method, &path).await, StatusCode::UNAUTHORIZED, "{method} {path}");
+            assert_eq!(status(&server, None, &method, &path).await, StatusCode::FORBIDDEN, "{method} {path}");
         }
     }
     for path in PUBLIC {
@@ -94,6 +94,28 @@ async fn a_stranger_sees_health_and_version_and_nothing_else() {
             assert_eq!(status(&server, None, &method, path).await, expected, "{method} {path}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_stranger_is_told_who_he_is_and_bad_credentials_are_refused() {
+    let server = support::server().await;
+    let ask = async |token: Option<&str>, path: &str| {
+        let mut request = Request::get(path);
+        if let Some(token) = token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let answer = server.handle(request.body(support::empty()).expect("request")).await;
+        let bytes = answer.into_body().collect().await.expect("body").to_bytes();
+        let status: serde_json::Value = serde_json::from_slice(&bytes).expect("a Status");
+        format!("{} {}", status["code"], status["message"].as_str().unwrap_or_default())
+    };
+    assert_eq!(
+        ask(None, "/api/v1/namespaces/default/pods").await,
+        r#"403 pods is forbidden: User "system:anonymous" cannot list resource "pods" in API group "" in the namespace "default""#
+    );
+    assert_eq!(ask(None, "/").await, r#"403 forbidden: User "system:anonymous" cannot get path "/""#);
+    assert_eq!(ask(Some("abc"), "/api/v1/pods").await, "401 Unauthorized");
+    assert_eq!(ask(Some("abc"), "/healthz").await, "401 Unauthorized");
 }
 
 #[tokio::test]

@@ -129,7 +129,7 @@ async fn a_client_is_who_its_certificate_says() {
     let admin = Identity::admin();
     for client in [CLIENT, Client { alpn: b"http/1.1", ..CLIENT }, Client { versions: TLS12, ..CLIENT }] {
         assert_eq!(client.get(&running, Some((&running.pki, &admin)), "/api").await, Ok(StatusCode::OK));
-        assert_eq!(client.get(&running, None, "/api").await, Ok(StatusCode::UNAUTHORIZED));
+        assert_eq!(client.get(&running, None, "/api").await, Ok(StatusCode::FORBIDDEN));
         assert_eq!(client.get(&running, None, "/livez").await, Ok(StatusCode::OK));
     }
     let jane = Identity::new("jane", &[]);

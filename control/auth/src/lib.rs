@@ -5,11 +5,15 @@
 //! nothing of a request says [`Decision::NoOpinion`], which the stack treats as a refusal.
 
 pub mod authorize;
+pub mod bearer;
+mod https;
+pub mod jwt;
 pub mod kubeconfig;
 pub mod node;
 pub mod pki;
 pub mod rbac;
 pub mod requestheader;
+pub mod tls;
 pub mod token;
 pub mod union;
 pub mod view;
@@ -19,16 +23,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 
 pub use authorize::{FirstOpinion, Masters};
+pub use bearer::{Bearer, TokenUnion};
+pub use jwt::JwtTokens;
 pub use kubeconfig::Kubeconfig;
 pub use node::NodeAuthorizer;
 pub use pki::{Identity, Leaf, Pki, ServerNames};
 pub use rbac::Rbac;
 pub use requestheader::{FrontProxyCertificates, RequestHeader};
 pub use token::ServiceAccountTokens;
-pub use union::{Anonymous, NoTokens, Union};
+pub use union::{Anonymous, Union};
 pub use view::{Lookup, View};
 pub use x509::X509;
 
@@ -44,6 +51,9 @@ pub const NODES: &str = "system:nodes";
 pub const NODE_USER_PREFIX: &str = "system:node:";
 /// What service accounts' users' names start with; the namespace and the name follow.
 pub const SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
+
+/// Tells the time.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// Who makes a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,6 +74,14 @@ impl User {
         Self { name: name.to_owned(), groups, ..Self::default() }
     }
 
+    /// The user, in `system:authenticated` unless said to be a stranger.
+    pub fn authenticated(mut self) -> Self {
+        if !self.in_group(AUTHENTICATED) && !self.in_group(UNAUTHENTICATED) {
+            self.groups.push(AUTHENTICATED.to_owned());
+        }
+        self
+    }
+
     pub fn in_group(&self, group: &str) -> bool {
         self.groups.iter().any(|held| held == group)
     }
@@ -77,6 +95,19 @@ pub struct PeerCertificates(pub Arc<[CertificateDer<'static>]>);
 #[derive(Debug, thiserror::Error)]
 #[error("authenticate: {0}")]
 pub struct AuthenticateError(pub String);
+
+impl AuthenticateError {
+    /// Several as one, worded as upstream's aggregates; none of none.
+    pub fn of_all(mut errors: Vec<Self>) -> Option<Self> {
+        match errors.len() {
+            0 | 1 => errors.pop(),
+            _ => {
+                let all: Vec<String> = errors.into_iter().map(|error| error.0).collect();
+                Some(Self(format!("[{}]", all.join(", "))))
+            }
+        }
+    }
+}
 
 #[async_trait]
 pub trait Authenticator: Send + Sync + 'static {

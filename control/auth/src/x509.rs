@@ -8,7 +8,7 @@ use x509_parser::der_parser::asn1_rs::Oid;
 use x509_parser::oid_registry::{OID_X509_COMMON_NAME, OID_X509_ORGANIZATION_NAME};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::{AuthenticateError, Authenticator, PeerCertificates, User};
+use crate::{AuthenticateError, Authenticator, FrontProxyCertificates, PeerCertificates, User};
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct X509;
@@ -17,7 +17,11 @@ pub struct X509;
 impl Authenticator for X509 {
     async fn authenticate(&self, parts: &http::request::Parts) -> Result<Option<User>, AuthenticateError> {
         let Some(leaf) = parts.extensions.get::<PeerCertificates>().and_then(|chain| chain.0.first()) else {
-            return Ok(None);
+            // A front proxy that names nobody is nobody itself.
+            return match parts.extensions.get::<FrontProxyCertificates>() {
+                Some(_) => Err(AuthenticateError("the certificate is a front proxy's, and names no user".to_owned())),
+                None => Ok(None),
+            };
         };
         user(leaf).map(Some)
     }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use kube_cel::cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue};
+use kube_cel::cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators as op};
 use kube_cel::cel::parser::Parser;
 use regex::{Regex, RegexBuilder};
 
@@ -76,6 +76,32 @@ impl Program {
     pub fn uses(&self, variable: &str) -> bool {
         self.expression.references().has_variable(variable)
     }
+
+    /// True where the expression asks for this field of this variable, as `a.b` or `a.?b`.
+    pub fn selects(&self, variable: &str, field: &str) -> bool {
+        selects(&self.expression, Some(variable), field)
+    }
+
+    /// True where the expression asks anything for this field.
+    pub fn selects_anywhere(&self, field: &str) -> bool {
+        selects(&self.expression, None, field)
+    }
+}
+
+fn selects(expression: &IdedExpr, variable: Option<&str>, field: &str) -> bool {
+    let of =
+        |operand: &IdedExpr| variable.is_none_or(|name| matches!(&operand.expr, Expr::Ident(held) if held == name));
+    let here = match &expression.expr {
+        Expr::Select(select) => select.field == field && of(&select.operand),
+        Expr::Call(call) if call.func_name == op::OPT_SELECT => match call.args.as_slice() {
+            [operand, IdedExpr { expr: Expr::Literal(LiteralValue::String(name)), .. }] => {
+                name.inner() == field && of(operand)
+            }
+            _ => false,
+        },
+        _ => false,
+    };
+    here || children(&expression.expr).into_iter().any(|child| selects(child, variable, field))
 }
 
 /// Compiles a pattern; linear in time by construction, limited in size here.

@@ -20,12 +20,13 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use parking_lot::Mutex;
+use wharf_auth::tls;
 use wharf_types::Gvr;
 use wharf_types::k8s::api::admissionregistration::v1::ServiceReference;
 use wharf_types::k8s::api::core::v1::Service;
 use wharf_types::meta::Status;
 
-use super::{Hook, tls};
+use super::Hook;
 use crate::Reader;
 
 /// Longest answer of a webhook, in bytes: an object of the largest size as a patch, in base64, and some more.
@@ -80,7 +81,7 @@ impl Clients {
             .body(Full::new(Bytes::copy_from_slice(review)))
             .map_err(|error| CallError::Address(error.to_string()))?;
         let exchange = async {
-            let response = client.request(request).await.map_err(|error| fail(explain(&error)))?;
+            let response = client.request(request).await.map_err(|error| fail(tls::cause(&error)))?;
             let status = response.status();
             let body = Limited::new(response.into_body(), RESPONSE_MAX).collect().await;
             let body = body.map_err(|error| match error.downcast_ref::<http_body_util::LengthLimitError>() {
@@ -194,19 +195,6 @@ impl tower::Service<Name> for Addresses {
             Ok(found.into_iter())
         })
     }
-}
-
-/// What went wrong on the way, down to the cause.
-fn explain(error: &(dyn std::error::Error + 'static)) -> String {
-    if let Some(why) = tls::explain(error) {
-        return why;
-    }
-    let (mut text, mut source) = (error.to_string(), error.source());
-    while let Some(error) = source {
-        text = error.to_string();
-        source = error.source();
-    }
-    text
 }
 
 /// What client-go makes of an answer that is no success: the server's own Status, or words for the code.

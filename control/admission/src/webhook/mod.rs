@@ -11,7 +11,6 @@
 mod client;
 mod index;
 mod review;
-mod tls;
 
 pub use client::Clients;
 pub use index::{Hook, Index};

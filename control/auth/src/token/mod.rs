@@ -4,6 +4,7 @@
 //! Invariants: a token counts only while what it names is there under the same uid; the clock comes in as an argument.
 //! Absent on purpose: keys of other issuers, and legacy tokens in secrets.
 
+mod file;
 mod jwt;
 mod verify;
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::SERVICE_ACCOUNT_PREFIX;
+pub use file::{FileError, FileTokens};
 pub use jwt::{Key, KeyError};
 pub use verify::ServiceAccountTokens;
 
@@ -112,6 +114,16 @@ pub fn configuration(keys_url: &str) -> Value {
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["ES256"],
     })
+}
+
+/// Those audiences of the API server that are asked for; all of them, if none is. None where nothing is left.
+/// For tokens that say nothing of audiences themselves (`WrapAudienceAgnosticToken`).
+pub(crate) fn shared(ours: &[String], asked: &[String]) -> Option<Vec<String>> {
+    if asked.is_empty() {
+        return Some(ours.to_vec());
+    }
+    let both: Vec<String> = ours.iter().filter(|audience| asked.contains(audience)).cloned().collect();
+    (!both.is_empty()).then_some(both)
 }
 
 fn encode(bytes: &[u8]) -> String {

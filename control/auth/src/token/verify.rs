@@ -4,15 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use http::header::AUTHORIZATION;
-use http::request::Parts;
 use jiff::Timestamp;
 use serde::Deserialize;
 use wharf_types::Gvr;
 
 use super::{Claims, ISSUER, Key, Private, Ref, jwt};
 use crate::view::gvr;
-use crate::{AuthenticateError, Authenticator, Lookup, SERVICE_ACCOUNT_PREFIX, Tokens, User, Whose};
+use crate::{AuthenticateError, Lookup, SERVICE_ACCOUNT_PREFIX, Tokens, User, Whose};
 
 /// How far clocks may be apart, and how long what is being deleted still speaks.
 const LEEWAY_S: i64 = 60;
@@ -22,7 +20,7 @@ const PODS: Gvr = gvr("", "v1", "pods");
 const NODES: Gvr = gvr("", "v1", "nodes");
 const SECRETS: Gvr = gvr("", "v1", "secrets");
 
-/// Tokens of this cluster's service accounts, in `Authorization: Bearer`.
+/// Tokens of this cluster's service accounts.
 pub struct ServiceAccountTokens {
     key: Arc<Key>,
     objects: Arc<dyn Lookup>,
@@ -144,19 +142,6 @@ fn user(claims: Claims) -> Result<User, AuthenticateError> {
 impl Tokens for ServiceAccountTokens {
     async fn authenticate_token(&self, token: &str, audiences: &[String]) -> Result<Option<Whose>, AuthenticateError> {
         self.check(token, audiences)
-    }
-}
-
-#[async_trait]
-impl Authenticator for ServiceAccountTokens {
-    async fn authenticate(&self, parts: &Parts) -> Result<Option<User>, AuthenticateError> {
-        let value = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        match value.split_once(' ') {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() => {
-                Ok(self.check(token.trim(), &[])?.map(|known| known.user))
-            }
-            _ => Ok(None),
-        }
     }
 }
 

@@ -7,6 +7,7 @@
 //! such a write happen although nothing changes).
 
 mod aes;
+mod secretbox;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 
 pub use aes::{AesCbc, AesGcm};
+pub use secretbox::SecretBox;
 
 use crate::{Change, Error, Event, History, Key, Page, Precondition, Result, Revision, Store, Versioned, Watch};
 
@@ -285,6 +287,7 @@ mod tests {
             gcm("k", 1),
             Box::new(AesGcm::new("k", &[2; 16], counting()).unwrap()),
             Box::new(AesCbc::new("k", &[3; 32], counting()).unwrap()),
+            Box::new(SecretBox::new("k", &[4; 32], counting()).unwrap()),
         ];
         for provider in providers {
             let prefix = provider.prefix().to_owned();

@@ -71,7 +71,7 @@ async fn strangers_are_refused() {
     for path in ["/api/v1/namespaces/default/pods", "/apis/apps/v1/deployments", "/metrics", "/openapi/v2", "/api"] {
         let request = http::Request::get(path).body(Vec::new()).expect("a request");
         let error = stranger.request_text(request).await.expect_err(path);
-        assert!(matches!(&error, kube::Error::Api(status) if status.code == 401), "{path}: {error:?}");
+        assert!(matches!(&error, kube::Error::Api(status) if status.code == 403), "{path}: {error:?}");
     }
     let (status, said) =
         plain_http::get(cluster.url.trim_start_matches("https://"), "/api/v1/pods").await.expect("an answer");

@@ -1,4 +1,4 @@
-//! Whom a webhook's connection trusts: its authority bundle, or what the system trusts.
+//! Whom a connection to a webhook or an issuer trusts: an authority bundle, or what the system trusts.
 //!
 //! As Go verifies, and webpki alone does not: a certificate that stands in the bundle itself is trusted, also where it says
 //! that it is an authority. That is what self-signed webhooks show.
@@ -99,6 +99,19 @@ pub fn explain(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         other => other.to_string(),
     };
     Some(format!("tls: failed to verify certificate: x509: {why}"))
+}
+
+/// What went wrong on the way, down to the cause.
+pub fn cause(error: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(why) = explain(error) {
+        return why;
+    }
+    let (mut text, mut source) = (error.to_string(), error.source());
+    while let Some(error) = source {
+        text = error.to_string();
+        source = error.source();
+    }
+    text
 }
 
 /// The error of the handshake among its wrappings. What an I/O error carries is not its source, but stands beside it.
