@@ -148,6 +148,13 @@ pub fn validate_certificates(pem: &[u8]) -> Result<(), Error> {
     if blocks.is_empty() { Err(Error("must contain at least one CERTIFICATE PEM block".to_owned())) } else { Ok(()) }
 }
 
+/// When the first certificate of a chain ends.
+pub fn not_after(pem: &[u8]) -> Option<jiff::Timestamp> {
+    let block = blocks(pem).into_iter().find(|block| block.label == "CERTIFICATE")?;
+    let (_, certificate) = X509Certificate::from_der(&block.der).ok()?;
+    jiff::Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

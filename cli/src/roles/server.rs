@@ -192,13 +192,31 @@ fn with_loops(mut running: Running, args: &ServerArgs, cancel: CancellationToken
     let mut manager = Manager::new();
     let ca_pem = Some(running.pki.ca_pem().to_owned());
     let node_grace = SignedDuration::from_secs(args.node_grace_s.into());
-    let options = wharf_controllers::Options { clock, ca_pem, node_grace, ..wharf_controllers::Options::default() };
+    let authority: Option<Arc<dyn wharf_controllers::Authority>> = Some(Arc::new(Authority(running.pki.clone())));
+    let options =
+        wharf_controllers::Options { clock, ca_pem, authority, node_grace, ..wharf_controllers::Options::default() };
     wharf_controllers::register(&mut manager, &informers, options);
     running.tasks.spawn(async move {
         manager.run(cancel).await;
         informers.stop().await;
     });
     running
+}
+
+/// The cluster's authority, for requests that are approved.
+struct Authority(Arc<Pki>);
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Authority")
+    }
+}
+
+impl wharf_controllers::Authority for Authority {
+    fn sign(&self, ask: &wharf_controllers::Ask<'_>) -> Result<String, String> {
+        let times = (ask.not_before, ask.not_after);
+        self.0.sign_request(ask.request, ask.usages, times).map_err(|error| format!("{:#}", anyhow::Error::from(error)))
+    }
 }
 
 /// The store as the cache sees it: sealed where the configuration asks for that.

@@ -1,9 +1,13 @@
-//! What a cluster has before anybody has made anything: its namespaces, the `kubernetes` Service and two priority classes.
+//! What a cluster has before anybody has made anything: its namespaces, the `kubernetes` Service, two priority classes, priority
+//! levels with their flow schemas, and an APIService for each version of a group.
 //!
 //! Written through the API as `system:apiserver`, admission, validation and all. Idempotent: it reads, and writes what is
 //! missing or different. [`ensure`] does it once, before anybody is served; [`keep`] does it again when somebody takes it away.
 //! Source: `pkg/controlplane/controller/{systemnamespaces,kubernetesservice}`, `pkg/registry/scheduling/rest` (its hook).
 //! Absent on purpose: several API servers behind one Service (the last one to start wins until there is a lease for each).
+
+mod apiservices;
+mod flowcontrol;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -16,7 +20,9 @@ use k8s_openapi::api::core::v1::{
     EndpointAddress, EndpointPort as CorePort, EndpointSubset, Endpoints, Namespace, Service, ServicePort, ServiceSpec,
 };
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::{Api, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -58,9 +64,23 @@ pub struct Location {
     pub listener: SocketAddr,
 }
 
+impl Error {
+    fn of<K: Resource<DynamicType = ()>>(operation: &'static str, name: &str) -> impl FnOnce(kube::Error) -> Self {
+        let (kind, name) = (K::kind(&()).into_owned(), name.to_owned());
+        move |source| Error { operation, kind, name, source: Box::new(source) }
+    }
+}
+
 /// Makes what is missing.
 pub async fn ensure(server: &Arc<ApiServer>, at: Location) -> Result<(), Error> {
     let client = Client::new(server.service_for(User::new(IDENTITY, &[MASTERS])), "default");
+    ensure_core(&client, at).await?;
+    flowcontrol::ensure(&client).await?;
+    apiservices::ensure(server, &client).await
+}
+
+/// Namespaces and the `kubernetes` Service.
+async fn ensure_core(client: &Client, at: Location) -> Result<(), Error> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     for name in NAMESPACES {
         let labels = BTreeMap::from([("kubernetes.io/metadata.name".to_owned(), (*name).to_owned())]);
@@ -86,27 +106,54 @@ pub async fn ensure(server: &Arc<ApiServer>, at: Location) -> Result<(), Error> 
     .await?;
     let same_slice =
         |held: &EndpointSlice, wanted: &EndpointSlice| held.endpoints == wanted.endpoints && held.ports == wanted.ports;
-    settle(&Api::default_namespaced(client), slice(at), same_slice).await
+    settle(&Api::default_namespaced(client.clone()), slice(at), same_slice).await
 }
 
 /// Does it again whenever one of the objects goes or changes, until `cancel`.
 pub async fn keep(server: Arc<ApiServer>, at: Location, cancel: CancellationToken) {
     let client = Client::new(server.service_for(User::new(IDENTITY, &[MASTERS])), "default");
     let by_name = watcher::Config::default().fields(&format!("metadata.name={SERVICE}"));
-    let pokes = stream::select_all([
+    let mut pokes = stream::select_all([
         pokes(Api::<Namespace>::all(client.clone()), watcher::Config::default()),
         pokes(Api::<Service>::default_namespaced(client.clone()), by_name.clone()),
         pokes(Api::<Endpoints>::default_namespaced(client.clone()), by_name.clone()),
-        pokes(Api::<EndpointSlice>::default_namespaced(client), by_name),
+        pokes(Api::<EndpointSlice>::default_namespaced(client.clone()), by_name),
     ]);
-    let work = pokes.for_each(async |()| {
-        if let Err(error) = ensure(&server, at).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "keep what every cluster has");
+    let all = watcher::Config::default;
+    let mut policies = stream::select_all([
+        self::pokes(Api::<PriorityLevelConfiguration>::all(client.clone()), all()),
+        self::pokes(Api::<FlowSchema>::all(client.clone()), all()),
+    ]);
+    let mut definitions = match apiservices::serves_definitions(&server) {
+        true => self::pokes(Api::<CustomResourceDefinition>::all(client.clone()), all()),
+        false => stream::pending().boxed(),
+    };
+    let core = async {
+        while pokes.next().await.is_some() {
+            told(ensure_core(&client, at).await);
         }
-    });
+    };
+    let priorities = async {
+        while policies.next().await.is_some() {
+            told(flowcontrol::ensure(&client).await);
+        }
+    };
+    let versions = async {
+        while definitions.next().await.is_some() {
+            told(apiservices::follow(&server, &client).await);
+        }
+    };
+    let work = async { tokio::join!(core, priorities, versions) };
     tokio::select! {
         () = cancel.cancelled() => {}
-        () = work => {}
+        _ = work => {}
+    }
+}
+
+/// What could not be put right now is tried again when something happens next.
+fn told(result: Result<(), Error>) {
+    if let Err(error) = result {
+        tracing::warn!(error = &error as &dyn std::error::Error, "keep what every cluster has");
     }
 }
 

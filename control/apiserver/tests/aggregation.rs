@@ -3,7 +3,6 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,45 +11,15 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
-use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use serde_json::{Value, json};
 use support::{Api, DEADLINE};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use wharf_apiserver::aggregate::FrontProxy;
 use wharf_apiserver::aggregate::availability::{self, Authorities};
-use wharf_apiserver::aggregate::{self, FrontProxy};
 use wharf_apiserver::listen;
 use wharf_auth::{Identity, Pki, ServerNames};
-use wharf_registry::{Row, Scope, Strategy, Subresource, Typed, builtin};
-use wharf_types::{Gvk, Gvr};
-
-/// APIServices without rules, for as long as there is no kind with rules.
-struct Plain;
-
-impl Strategy for Plain {
-    type Object = APIService;
-}
-
-fn rows() -> Vec<Row> {
-    if builtin::rows().iter().any(|row| row.gvr.group == aggregate::GROUP) {
-        return Vec::new();
-    }
-    let gvk = Gvk::of::<APIService>();
-    vec![Row {
-        gvr: Gvr { group: gvk.group.clone(), version: gvk.version.clone(), resource: "apiservices".into() },
-        gvk,
-        list_kind: "APIServiceList".to_owned(),
-        singular: "apiservice".to_owned(),
-        short_names: Vec::new(),
-        categories: Vec::new(),
-        scope: Scope::Cluster,
-        storage: "apiregistration.k8s.io/apiservices".to_owned(),
-        subresources: vec![Subresource::Status],
-        kind: Arc::new(Typed(Plain)),
-        convert: None,
-    }]
-}
 
 struct Cluster {
     api: Api,
@@ -85,7 +54,7 @@ async fn cluster() -> Cluster {
     });
     let (chain, key) =
         front.client(&Identity::new("front-proxy-client", &[]), now).expect("a client").chain().expect("a chain");
-    let api = Api::fronting(rows(), FrontProxy { chain, key }).await;
+    let api = Api::with(|options| options.front_proxy = Some(FrontProxy { chain, key })).await;
     for name in ["default", "kube-system"] {
         api.post("/api/v1/namespaces", &json!({"metadata": {"name": name}})).await.expect(201);
     }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource};
@@ -40,6 +42,73 @@ where
         kube::Error::Api(status) => status.message,
         other => other.to_string(),
     })
+}
+
+#[tokio::test]
+async fn a_cluster_starts_with_priorities_and_its_versions() {
+    let (server, client) = cluster().await;
+    let schemas: Api<FlowSchema> = Api::all(client.clone());
+    assert_eq!(schemas.list(&ListParams::default()).await.expect("list").items.len(), 13);
+    let levels: Api<PriorityLevelConfiguration> = Api::all(client.clone());
+    assert_eq!(levels.list(&ListParams::default()).await.expect("list").items.len(), 8);
+
+    let services: Api<APIService> = Api::all(client);
+    let apps = services.get("v1.apps").await.expect("an APIService for apps/v1");
+    assert_eq!(apps.spec.map(|spec| (spec.group_priority_minimum, spec.version_priority)), Some((17_800, 15)));
+    let status = apps.status.and_then(|status| status.conditions).unwrap_or_default();
+    assert_eq!(status.first().map(|condition| condition.status.as_str()), Some("True"));
+
+    // Whoever restarts finds what is there as it should be.
+    let before = server.cache.revision();
+    bootstrap::ensure(&server, at(6443)).await.expect("bootstrap again");
+    assert_eq!(server.cache.revision(), before, "nothing was written");
+}
+
+#[tokio::test]
+async fn a_level_that_is_taken_away_comes_back() {
+    let (server, client) = cluster().await;
+    let cancel = CancellationToken::new();
+    let keeper = tokio::spawn(bootstrap::keep(server, at(6443), cancel.clone()));
+    let levels: Api<PriorityLevelConfiguration> = Api::all(client);
+    let first = levels.get("catch-all").await.expect("a level").metadata.uid;
+    levels.delete("catch-all", &DeleteParams::default()).await.expect("delete");
+    let by_name = watcher::Config::default().fields("metadata.name=catch-all");
+    let mut seen = watcher(levels, by_name).applied_objects().boxed();
+    let back = async {
+        while let Some(level) = seen.next().await {
+            if level.is_ok_and(|level| level.metadata.uid != first) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), back).await.expect("the level comes back");
+    cancel.cancel();
+    keeper.await.expect("the keeper ends");
+}
+
+#[tokio::test]
+async fn an_api_service_is_made_and_judged() {
+    let (_server, client) = cluster().await;
+    let services: Api<APIService> = Api::all(client);
+    let service = json!({
+        "metadata": {"name": "v1.walk.example.com"},
+        "spec": {
+            "group": "walk.example.com", "version": "v1", "groupPriorityMinimum": 1, "versionPriority": 1,
+            "service": {"namespace": "default", "name": "absent"},
+        },
+    });
+    let made = create(&services, service).await.expect("create");
+    assert_eq!(made.spec.as_ref().and_then(|spec| spec.service.as_ref()?.port), Some(443));
+    let mut judged = made.clone();
+    judged.spec.get_or_insert_default().version_priority = 7;
+    judged.status =
+        serde_json::from_value(json!({"conditions": [{"type": "Available", "status": "False"}]})).expect("a status");
+    let judged = services.replace_status("v1.walk.example.com", &PostParams::default(), &judged).await.expect("status");
+    assert_eq!(judged.spec, made.spec);
+    assert!(judged.status.is_some_and(|status| status.conditions.is_some()));
+    let wrong = json!({"metadata": {"name": "mine"}, "spec": {"group": "a.b", "version": "v1", "groupPriorityMinimum": 1, "versionPriority": 1}});
+    let why = create(&services, wrong).await.expect_err("a name of its own");
+    assert!(why.contains("must be `spec.version"), "{why}");
 }
 
 #[tokio::test]

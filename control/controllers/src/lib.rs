@@ -9,6 +9,7 @@ mod batch;
 mod budget;
 mod call;
 mod clusterroleaggregation;
+mod csr;
 mod deployment;
 mod discovery;
 mod disruption;
@@ -34,6 +35,7 @@ use std::sync::Arc;
 use jiff::SignedDuration;
 use wharf_client::{Clock, Informers, Manager, Recorder};
 
+pub use csr::{Ask, Authority};
 pub use nodeipam::PodRange;
 
 /// What differs between one cluster and another.
@@ -42,6 +44,8 @@ pub struct Options {
     pub clock: Clock,
     /// The certificate authority to publish in every namespace; `None` publishes none.
     pub ca_pem: Option<String>,
+    /// Signs certificate requests; `None` leaves them to others.
+    pub authority: Option<Arc<dyn Authority>>,
     /// The pod addresses to divide among nodes; `None` leaves `spec.podCIDR` to others.
     pub pod_range: Option<PodRange>,
     /// How long a node may be silent.
@@ -50,7 +54,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { clock: Clock::system(), ca_pem: None, pod_range: None, node_grace: nodelifecycle::GRACE }
+        Self {
+            clock: Clock::system(),
+            ca_pem: None,
+            authority: None,
+            pod_range: None,
+            node_grace: nodelifecycle::GRACE,
+        }
     }
 }
 
@@ -93,6 +103,11 @@ pub fn register(manager: &mut Manager, informers: &Informers, options: Options) 
     }
     manager.add(serviceaccount::ServiceAccounts::new(informers), 1);
     manager.add(clusterroleaggregation::ClusterRoleAggregation::new(informers), 1);
+    manager.add(csr::Approver::new(informers, clock.clone()), 1);
+    manager.add(csr::Cleaner::new(informers, clock.clone()), 1);
+    if let Some(authority) = options.authority {
+        manager.add(csr::Signer::new(informers, authority, clock.clone()), WORKERS);
+    }
     if let Some(ca_pem) = options.ca_pem {
         manager.add(rootca::RootCa::new(informers, ca_pem), 1);
     }

@@ -43,7 +43,8 @@ pub fn rows() -> Vec<Row> {
         row(kinds::validatingpolicy::ValidatingPolicies, &[],   NOT_IN_ALL, "validatingadmissionpolicies", &[Status]),
         row(kinds::validatingpolicybinding::ValidatingPolicyBindings, &[], NOT_IN_ALL, "validatingadmissionpolicybindings", &[]),
         row(kinds::validatingwebhook::ValidatingWebhooks, &[],  NOT_IN_ALL, "validatingwebhookconfigurations", &[]),
-        row(kinds::crd::CustomResourceDefinitions, &["crd", "crds"], &["api-extensions"], "apiextensions.k8s.io/customresourcedefinitions", &[Status]),
+        row(kinds::crd::CustomResourceDefinitions, &["crd", "crds"], API_EXTENSIONS, "apiextensions.k8s.io/customresourcedefinitions", &[Status]),
+        row(kinds::apiservice::APIServices,        &[],         API_EXTENSIONS, "apiregistration.k8s.io/apiservices", &[Status]),
         row(kinds::controllerrevision::ControllerRevisions, &[], NOT_IN_ALL, "controllerrevisions",   &[]),
         row(kinds::daemonset::DaemonSets,          &["ds"],     IN_ALL,     "daemonsets",             &[Status]),
         row(kinds::deployment::Deployments,        &["deploy"], IN_ALL,     "deployments",            &[Scale, Status]),
@@ -61,6 +62,8 @@ pub fn rows() -> Vec<Row> {
         row(kinds::csr::CertificateSigningRequests, &["csr"],   NOT_IN_ALL, "certificatesigningrequests", &[Approval, Status]),
         row(kinds::lease::Leases,                  &[],         NOT_IN_ALL, "leases",                 &[]),
         row(kinds::endpointslice::EndpointSlices,  &[],         NOT_IN_ALL, "endpointslices",         &[]),
+        row(kinds::flowschema::FlowSchemas,        &[],         NOT_IN_ALL, "flowschemas",            &[Status]),
+        row(kinds::prioritylevel::PriorityLevelConfigurations, &[], NOT_IN_ALL, "prioritylevelconfigurations", &[Status]),
         row(kinds::ingressclass::IngressClasses,   &[],         NOT_IN_ALL, "ingressclasses",         &[]),
         row(kinds::ingress::Ingresses,             &["ing"],    NOT_IN_ALL, "ingress",                &[Status]),
         row(kinds::ipaddress::IPAddresses,         &["ip"],     NOT_IN_ALL, "ipaddresses",            &[]),
@@ -72,6 +75,10 @@ pub fn rows() -> Vec<Row> {
         row(kinds::clusterrole::ClusterRoles,      &[],         NOT_IN_ALL, "clusterroles",           &[]),
         row(kinds::rolebinding::RoleBindings,      &[],         NOT_IN_ALL, "rolebindings",           &[]),
         row(kinds::role::Roles,                    &[],         NOT_IN_ALL, "roles",                  &[]),
+        row(kinds::dra::class::DeviceClasses,      &[],         NOT_IN_ALL, "deviceclasses",          &[]),
+        row(kinds::dra::claim::ResourceClaims,     &[],         NOT_IN_ALL, "resourceclaims",         &[Status]),
+        row(kinds::dra::template::ResourceClaimTemplates, &[],  NOT_IN_ALL, "resourceclaimtemplates", &[]),
+        row(kinds::dra::slice::ResourceSlices,     &[],         NOT_IN_ALL, "resourceslices",         &[]),
         row(kinds::priorityclass::PriorityClasses, &["pc"],     NOT_IN_ALL, "priorityclasses",        &[]),
         row(kinds::csidriver::CSIDrivers,          &[],         NOT_IN_ALL, "csidrivers",             &[]),
         row(kinds::csinode::CSINodes,              &[],         NOT_IN_ALL, "csinodes",               &[]),
@@ -87,6 +94,8 @@ const IN_ALL: &[&str] = &["all"];
 const NOT_IN_ALL: &[&str] = &[];
 /// In place of storage, for what is answered and not stored.
 const VIRTUAL: &str = "";
+/// What extends the API.
+const API_EXTENSIONS: &[&str] = &["api-extensions"];
 
 /// Where the objects of a kind live, as its Rust type says.
 trait Lives {
@@ -212,7 +221,7 @@ mod tests {
             assert_eq!(fields, row.kind.field_names(), "{name}");
             let scalable = row.has(Scale);
             assert_eq!(row.kind.scale(&*back).is_some(), scalable, "{name}");
-            assert!(row.kind.schema_name().starts_with("io.k8s.api"), "{name}");
+            assert!(row.kind.schema_name().starts_with("io.k8s."), "{name}");
         }
     }
 

@@ -9,6 +9,7 @@ pub mod builtin;
 mod checks;
 mod convert;
 pub mod custom;
+pub mod flowcontrol;
 mod kind;
 mod kinds;
 pub mod meta;

@@ -1,6 +1,9 @@
 //! The built-in plugins, in the order of upstream's `AllOrderedPlugins`.
 
 mod always_pull_images;
+mod certificate_approval;
+mod certificate_signing;
+mod certificate_subject_restriction;
 mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
@@ -57,6 +60,9 @@ pub fn ordered() -> Vec<Box<dyn Plugin>> {
         Box::new(owner_references_permission_enforcement::OwnerReferencesPermissionEnforcement),
         Box::new(persistent_volume_claim_resize::PersistentVolumeClaimResize),
         Box::new(runtime_class::RuntimeClassPlugin),
+        Box::new(certificate_approval::CertificateApproval),
+        Box::new(certificate_signing::CertificateSigning),
+        Box::new(certificate_subject_restriction::CertificateSubjectRestriction),
         Box::new(default_ingress_class::DefaultIngressClass),
         Box::new(deny_service_external_ips::DenyServiceExternalIps),
         Box::new(pod_topology_labels::PodTopologyLabels),

@@ -17,7 +17,6 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 use wharf_admission::Chain;
-use wharf_apiserver::aggregate::FrontProxy;
 use wharf_apiserver::allocate::{Allocators, NODE_PORTS, Services};
 use wharf_apiserver::server::InProcessService;
 use wharf_apiserver::{ApiServer, Body, NodeClient, Options, policy};
@@ -167,17 +166,6 @@ impl Api {
 
     async fn of(nodes: Option<NodeClient>) -> Self {
         Self::guarded(nodes, Arc::new(Permissive)).await
-    }
-
-    /// A server of these rows too, that shows itself to others.
-    pub async fn fronting(rows: Vec<wharf_registry::Row>, front_proxy: FrontProxy) -> Self {
-        let cancel = CancellationToken::new();
-        let table = Arc::new(Table::new(builtin::rows().into_iter().chain(rows).collect()));
-        let front_proxy = Some(front_proxy);
-        let options = Options { table, front_proxy, authorizer: Arc::new(Permissive), ..options(&cancel).await };
-        let server = ApiServer::new(options).await.expect("a server");
-        let service = server.service_for(User::new("tester", &["dev"]));
-        Self { server, service, cancel }
     }
 
     /// A server that asks this authorizer.

@@ -10,6 +10,7 @@
 
 mod files;
 mod leaf;
+mod request;
 mod subject;
 
 use std::collections::BTreeSet;
@@ -230,7 +231,10 @@ impl Pki {
         let certificate = self.sign(&params, &key, &identity.user)?;
         let certificate_pem = match identity.groups.len() {
             0 | 1 => certificate.pem(),
-            _ => to_pem(&subject::exchange(certificate.der(), identity, self.issuer.key())?),
+            _ => {
+                let subject = subject::name(identity);
+                to_pem(&subject::exchange(certificate.der(), &subject, &identity.user, self.issuer.key())?)
+            }
         };
         Ok(Leaf { certificate_pem, key_pem: key.serialize_pem() })
     }

@@ -17,22 +17,24 @@ const BIT_STRING: u8 = 0x03;
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 const ORGANIZATION: &[u8] = &[0x55, 0x04, 0x0a];
 
-/// The same certificate for `identity`, signed with `key` (which must have signed the original).
+/// The same certificate with another subject, given as DER, signed with `key` (which must have signed the original); `what` is
+/// for the error.
 pub(super) fn exchange(
     certificate: &CertificateDer<'_>,
-    identity: &Identity,
+    subject: &[u8],
+    what: &str,
     key: &impl SigningKey,
 ) -> Result<CertificateDer<'static>, Error> {
     let unreadable = |_| Error::Unreadable { what: "certificate to give a subject".to_owned() };
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(unreadable)?;
     let to_be_signed: &[u8] = parsed.tbs_certificate.as_ref();
-    let subject = parsed.tbs_certificate.subject.as_raw();
+    let held = parsed.tbs_certificate.subject.as_raw();
     // The subject is a slice of the certificate, so its place inside is the distance between the two.
-    let start = subject.as_ptr() as usize - to_be_signed.as_ptr() as usize;
+    let start = held.as_ptr() as usize - to_be_signed.as_ptr() as usize;
     let header = header_len(to_be_signed);
-    let content = [&to_be_signed[header..start], &name(identity), &to_be_signed[start + subject.len()..]].concat();
+    let content = [&to_be_signed[header..start], subject, &to_be_signed[start + held.len()..]].concat();
     let to_be_signed = element(SEQUENCE, &content);
-    let signature = key.sign(&to_be_signed).map_err(|source| Error::Issue { what: identity.user.clone(), source })?;
+    let signature = key.sign(&to_be_signed).map_err(|source| Error::Issue { what: what.to_owned(), source })?;
     let signature = element(BIT_STRING, &[&[0], signature.as_slice()].concat());
     let algorithm = signature_algorithm(certificate, header_len(certificate) + parsed.tbs_certificate.as_ref().len());
     Ok(element(SEQUENCE, &[&to_be_signed, algorithm, &signature].concat()).into())
@@ -44,7 +46,8 @@ fn signature_algorithm(certificate: &[u8], start: usize) -> &[u8] {
     &rest[..header_len(rest) + content_len(rest)]
 }
 
-fn name(identity: &Identity) -> Vec<u8> {
+/// The subject of an identity, as DER.
+pub(super) fn name(identity: &Identity) -> Vec<u8> {
     let attribute = |kind: &[u8], value: &str| {
         let pair = [element(OBJECT_IDENTIFIER, kind), element(UTF8_STRING, value.as_bytes())].concat();
         element(SET, &element(SEQUENCE, &pair))

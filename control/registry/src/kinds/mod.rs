@@ -1,5 +1,6 @@
 //! One file for each built-in kind, and the few things that several of them say in the same way.
 
+pub mod apiservice;
 pub mod clusterrole;
 pub mod clusterrolebinding;
 pub mod configmap;
@@ -12,9 +13,11 @@ pub mod csistoragecapacity;
 pub mod csr;
 pub mod daemonset;
 pub mod deployment;
+pub mod dra;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod event;
+pub mod flowschema;
 pub mod hpa;
 pub mod ingress;
 pub mod ingressclass;
@@ -32,6 +35,7 @@ pub mod pdb;
 pub mod pod;
 pub mod podtemplate;
 pub mod priorityclass;
+pub mod prioritylevel;
 pub mod pv;
 pub mod pvc;
 pub mod rbac;
