@@ -262,6 +262,13 @@ impl FieldSelector {
         })
     }
 
+    /// The same selector over fields of other names.
+    #[must_use]
+    pub fn renamed(mut self, name: impl Fn(&str) -> String) -> Self {
+        self.terms.iter_mut().for_each(|term| term.field = name(&term.field));
+        self
+    }
+
     /// The value that `field` is asked to equal, if it is.
     pub fn exact(&self, field: &str) -> Option<&str> {
         self.terms.iter().find(|term| term.field == field && !term.negated).map(|term| term.value.as_str())

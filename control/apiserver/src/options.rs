@@ -72,6 +72,7 @@ impl ListOptions {
         let text = |name| query.get(name).unwrap_or_default();
         let fields = FieldSelector::parse(text("fieldSelector")).map_err(bad)?;
         check_fields(&fields, row)?;
+        let fields = fields.renamed(|name| row.kind.stored_field(name).to_owned());
         let limit = query.integer("limit")?.unwrap_or_default();
         let timeout = query.integer("timeoutSeconds")?;
         check_versions(query, watch)?;

@@ -42,6 +42,11 @@ fn sample(row: &Row) -> Value {
         "PodTemplate" => json!({"template": {"spec": template}}),
         "Service" => json!({"spec": {"clusterIP": "None", "ports": [{"port": 80}], "selector": {"app": "web"}}}),
         "EndpointSlice" => json!({"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"]}], "ports": []}),
+        "Event" if row.gvr.group == "events.k8s.io" => json!({
+            "regarding": {"kind": "Pod", "namespace": "default", "name": "a"}, "action": "Sampling", "reason": "Because",
+            "note": "so", "type": "Normal", "eventTime": "2024-05-01T12:00:00.000000Z",
+            "reportingController": "example.com/test", "reportingInstance": "test-1",
+        }),
         "Event" => json!({
             "involvedObject": {"kind": "Pod", "namespace": "default", "name": "a"},
             "reason": "Because", "message": "so", "type": "Normal", "source": {"component": "test"},

@@ -2,13 +2,14 @@
 //!
 //! A row says how a resource is named, where it is stored and which subresources it has; what its objects must hold is in
 //! the strategy's file under `kinds`. Storage prefixes are those that kube-apiserver writes to etcd.
-//! Absent on purpose: `events.k8s.io` (a second view of `events`, which needs one store under two versions).
+//! Two rows are second versions of a kind: they share its storage, and objects are converted on their way.
 
 use std::sync::Arc;
 
 use wharf_types::k8s::{ClusterResourceScope, NamespaceResourceScope, Resource};
 use wharf_types::{Gvk, Gvr};
 
+use crate::convert::{Edit, Mapped};
 use crate::kinds;
 use crate::row::Subresource::{
     Approval, Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Log, PortForward, Proxy, Resize, Scale,
@@ -56,6 +57,7 @@ pub fn rows() -> Vec<Row> {
         row(kinds::review::SelfSubjectAccessReviews, &[],       NOT_IN_ALL, VIRTUAL,                  &[]),
         row(kinds::review::SelfSubjectRulesReviews, &[],        NOT_IN_ALL, VIRTUAL,                  &[]),
         row(kinds::review::SubjectAccessReviews,   &[],         NOT_IN_ALL, VIRTUAL,                  &[]),
+        other_version(row(kinds::hpa::v1::HorizontalPodAutoscalersV1, &["hpa"], IN_ALL, "horizontalpodautoscalers", &[Status]), "autoscaling/v2", kinds::hpa::v1::to_v1, kinds::hpa::v1::to_v2),
         row(kinds::hpa::HorizontalPodAutoscalers,  &["hpa"],    IN_ALL,     "horizontalpodautoscalers", &[Status]),
         row(kinds::cronjob::CronJobs,              &["cj"],     IN_ALL,     "cronjobs",               &[Status]),
         row(kinds::job::Jobs,                      &[],         IN_ALL,     "jobs",                   &[Status]),
@@ -64,6 +66,7 @@ pub fn rows() -> Vec<Row> {
         row(kinds::endpointslice::EndpointSlices,  &[],         NOT_IN_ALL, "endpointslices",         &[]),
         row(kinds::flowschema::FlowSchemas,        &[],         NOT_IN_ALL, "flowschemas",            &[Status]),
         row(kinds::prioritylevel::PriorityLevelConfigurations, &[], NOT_IN_ALL, "prioritylevelconfigurations", &[Status]),
+        other_version(row(kinds::event::newer::NewerEvents, &["ev"], NOT_IN_ALL, "events", &[]), "v1", kinds::event::newer::to_served, kinds::event::newer::to_stored),
         row(kinds::ingressclass::IngressClasses,   &[],         NOT_IN_ALL, "ingressclasses",         &[]),
         row(kinds::ingress::Ingresses,             &["ing"],    NOT_IN_ALL, "ingress",                &[Status]),
         row(kinds::ipaddress::IPAddresses,         &["ip"],     NOT_IN_ALL, "ipaddresses",            &[]),
@@ -108,6 +111,15 @@ impl Lives for ClusterResourceScope {
 
 impl Lives for NamespaceResourceScope {
     const SCOPE: Scope = Scope::Namespaced;
+}
+
+/// Tells the versions of a storage prefix apart; there are never more than two here.
+const OTHER_VERSION: u8 = 1;
+
+/// A row whose objects are stored in another version.
+fn other_version(row: Row, stored: &'static str, to_served: Edit, to_stored: Edit) -> Row {
+    let served = row.gvk.group_version().to_string();
+    Row { convert: Some(Arc::new(Mapped::new(OTHER_VERSION, served, stored, to_served, to_stored))), ..row }
 }
 
 /// Group, version, kind, resource and scope are those of the object's type; the rest is told here.

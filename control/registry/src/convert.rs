@@ -48,16 +48,22 @@ pub type Edit = fn(&mut Value);
 /// Versions that a pair of functions maps onto each other.
 pub struct Mapped {
     slot: u8,
-    served: &'static str,
-    stored: &'static str,
+    served: String,
+    stored: String,
     to_served: Edit,
     to_stored: Edit,
 }
 
 impl Mapped {
     /// `served` and `stored` are `apiVersion`s.
-    pub fn new(slot: u8, served: &'static str, stored: &'static str, to_served: Edit, to_stored: Edit) -> Self {
-        Self { slot, served, stored, to_served, to_stored }
+    pub fn new(
+        slot: u8,
+        served: impl Into<String>,
+        stored: impl Into<String>,
+        to_served: Edit,
+        to_stored: Edit,
+    ) -> Self {
+        Self { slot, served: served.into(), stored: stored.into(), to_served, to_stored }
     }
 }
 
@@ -67,13 +73,13 @@ impl Convert for Mapped {
     }
 
     fn to_served(&self, objects: Vec<Bytes>) -> Converted<'_, Vec<Bytes>> {
-        let convert = |object: &Bytes| map(object, self.served, self.to_served);
+        let convert = |object: &Bytes| map(object, &self.served, self.to_served);
         let converted = objects.iter().map(convert).collect();
         Box::pin(async { converted })
     }
 
     fn to_stored(&self, object: Bytes) -> Converted<'_, Bytes> {
-        let converted = map(&object, self.stored, self.to_stored);
+        let converted = map(&object, &self.stored, self.to_stored);
         Box::pin(async { converted })
     }
 }

@@ -57,6 +57,10 @@ pub trait Kind: Send + Sync {
     fn allow_unconditional_update(&self) -> bool;
     fn fields(&self, object: &dyn AnyObject) -> Vec<(Cow<'static, str>, String)>;
     fn field_names(&self) -> Vec<&str>;
+    /// What a selectable field is called in the version that is stored.
+    fn stored_field<'a>(&self, name: &'a str) -> &'a str {
+        name
+    }
     fn columns(&self) -> Vec<Column<&str>>;
     fn cells(&self, object: &dyn AnyObject, now: Timestamp) -> Vec<Value>;
     fn delete(&self, object: &mut dyn AnyObject, options: &DeleteOptions) -> Graceful;
@@ -192,6 +196,10 @@ impl<S: Strategy> Kind for Typed<S> {
 
     fn field_names(&self) -> Vec<&str> {
         self.0.field_names().to_vec()
+    }
+
+    fn stored_field<'a>(&self, name: &'a str) -> &'a str {
+        self.0.stored_field(name)
     }
 
     fn columns(&self) -> Vec<Column<&str>> {

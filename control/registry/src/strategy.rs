@@ -125,6 +125,11 @@ pub trait Strategy: Send + Sync + 'static {
         &[]
     }
 
+    /// What a selectable field is called in the version that is stored, where objects of the kind are stored in another.
+    fn stored_field<'a>(&self, name: &'a str) -> &'a str {
+        name
+    }
+
     /// Printer columns; the default is upstream's `Name` and `Age`.
     fn columns(&self) -> &'static [Column] {
         DEFAULT_COLUMNS

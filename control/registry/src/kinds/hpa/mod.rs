@@ -4,6 +4,7 @@
 //! Absent on purpose: a generation, which upstream does not count here either.
 
 mod printer;
+pub mod v1;
 mod validation;
 
 use jiff::Timestamp;

@@ -1,6 +1,8 @@
 //! Events: what happened to an object, for people to read.
 //!
-//! Source: `pkg/apis/core/validation/events.go`. Absent: the `events.k8s.io` view of the same objects.
+//! Source: `pkg/apis/core/validation/events.go`. The `events.k8s.io` view of the same objects is in [`newer`].
+
+pub mod newer;
 
 use jiff::Timestamp;
 use serde_json::Value;
