@@ -123,7 +123,7 @@ fn field(line: &'static str, owner: &Type, by_name: &HashMap<&'static str, usize
         "message" => Kind::Message(by_name[word()]),
         other => unreachable!("kind {other:?} in the table"),
     };
-    let owner = owner.name.rsplit('.').next().unwrap_or_default();
+    let owner = owner.name;
     let keeps_zero = match kind {
         Kind::String | Kind::Bytes => zeroes::is_optional_text(owner, json),
         _ => !zeroes::is_plain(owner, json),

@@ -67,7 +67,7 @@ const PLAIN: &[&str] = &[
     "x-kubernetes-int-or-string",
 ];
 
-/// Where such a name is a pointer all the same, or always in JSON.
+/// Where such a name is a pointer all the same, or always in JSON; types are told apart by as much of their name as it takes.
 const POINTERS: &[(&str, &str)] = &[
     ("AzureDiskVolumeSource", "readOnly"),
     ("CSIVolumeSource", "readOnly"),
@@ -80,6 +80,7 @@ const POINTERS: &[(&str, &str)] = &[
     ("StatefulSetStatus", "availableReplicas"),
     ("ValidatingWebhook", "timeoutSeconds"),
     ("VolumeNodeResources", "count"),
+    ("autoscaling.v1.HorizontalPodAutoscalerStatus", "currentReplicas"),
 ];
 
 /// Names that are plain in one type only.
@@ -120,10 +121,16 @@ const OPTIONAL_TEXT: &[(&str, &str)] = &[
 
 /// True for a number or boolean that JSON leaves out when it is zero.
 pub(super) fn is_plain(owner: &str, json: &str) -> bool {
-    (PLAIN.contains(&json) && !POINTERS.contains(&(owner, json))) || PLAIN_IN.contains(&(owner, json))
+    (PLAIN.contains(&json) && !lists(POINTERS, owner, json)) || lists(PLAIN_IN, owner, json)
 }
 
 /// True for a text that can be there and empty.
 pub(super) fn is_optional_text(owner: &str, json: &str) -> bool {
-    OPTIONAL_TEXT.contains(&(owner, json))
+    lists(OPTIONAL_TEXT, owner, json)
+}
+
+/// True if the field of the type, named in full, is in the table.
+fn lists(table: &[(&str, &str)], owner: &str, json: &str) -> bool {
+    let is = |short: &str| owner.strip_suffix(short).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    table.iter().any(|(short, field)| *field == json && is(short))
 }

@@ -35,6 +35,10 @@ pub fn to_v1(object: &mut Value) {
     let current: Vec<Value> = current.iter().map(|metric| metric::older(metric, "current")).collect();
     annotate(object, CURRENT_METRICS, (!current.is_empty()).then(|| current.into()));
 
+    // A number that v1 always has, and v2 when it is not zero.
+    if let Some(status) = object.get_mut("status").and_then(Value::as_object_mut) {
+        status.entry("currentReplicas").or_insert_with(|| 0.into());
+    }
     let conditions = list(take(object, "status", "conditions"));
     annotate(object, CONDITIONS, (!conditions.is_empty()).then(|| conditions.into()));
 
@@ -53,6 +57,9 @@ pub fn to_v2(object: &mut Value) {
     }
     object["spec"]["metrics"] = metrics.into();
 
+    if object.pointer("/status/currentReplicas").is_some_and(|count| *count == 0) {
+        take(object, "status", "currentReplicas");
+    }
     let share = take(object, "status", "currentCPUUtilizationPercentage");
     // What the annotation says is said in full.
     let current: Vec<Value> = list(annotation(object, CURRENT_METRICS)).iter().filter_map(metric::status).collect();
@@ -175,7 +182,10 @@ mod tests {
         let mut older = newer.clone();
         to_v1(&mut older);
         assert_eq!(older["spec"]["targetCPUUtilizationPercentage"], 50);
-        assert_eq!(older["status"], json!({"desiredReplicas": 2, "currentCPUUtilizationPercentage": 40}));
+        assert_eq!(
+            older["status"],
+            json!({"currentReplicas": 0, "desiredReplicas": 2, "currentCPUUtilizationPercentage": 40})
+        );
         let annotations = &older["metadata"]["annotations"];
         assert_eq!(
             annotations[BEHAVIOR],
