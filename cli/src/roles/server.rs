@@ -10,12 +10,13 @@ use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use rand::{RngCore, SeedableRng};
 use tokio::net::TcpListener;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use wharf_apiserver::aggregate::FrontProxy;
 use wharf_apiserver::aggregate::availability::{self, Authorities};
 use wharf_apiserver::allocate::Allocators;
 use wharf_apiserver::allocate::service::{Cidr, NODE_PORTS, Services};
+use wharf_apiserver::health::Check;
 use wharf_apiserver::{ApiServer, NodeClient, Stored, bootstrap, definitions, encryption, listen, policy};
 use wharf_auth::kubeconfig::Kubeconfig;
 use wharf_auth::pki::{Identity, Pki, ServerNames};
@@ -182,10 +183,11 @@ fn with_loops(mut running: Running, args: &ServerArgs, cancel: CancellationToken
     let until = cancel.clone();
     running.tasks.spawn(async move { writer.run(until).await });
     let until = cancel.clone();
-    running.tasks.spawn(async move {
+    let task = running.tasks.spawn(async move {
         scheduler.run(until).await;
         informers.stop().await;
     });
+    running.api.components.add(runs("scheduler", task));
 
     let client = running.client(User::new("system:kube-controller-manager", &[]));
     let informers = Informers::new(client);
@@ -196,11 +198,17 @@ fn with_loops(mut running: Running, args: &ServerArgs, cancel: CancellationToken
     let options =
         wharf_controllers::Options { clock, ca_pem, authority, node_grace, ..wharf_controllers::Options::default() };
     wharf_controllers::register(&mut manager, &informers, options);
-    running.tasks.spawn(async move {
+    let task = running.tasks.spawn(async move {
         manager.run(cancel).await;
         informers.stop().await;
     });
+    running.api.components.add(runs("controller-manager", task));
     running
+}
+
+/// A component is well while its task runs.
+fn runs(name: &'static str, task: AbortHandle) -> Check {
+    Check::new(name, move || if task.is_finished() { Err("its task has ended".to_owned()) } else { Ok(()) })
 }
 
 /// The cluster's authority, for requests that are approved.

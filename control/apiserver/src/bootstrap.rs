@@ -42,6 +42,8 @@ const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-nod
 const SERVICE: &str = "kubernetes";
 const SERVICE_PORT: i32 = 443;
 const PORT_NAME: &str = "https";
+/// Changes that are answered at once, by one look at all.
+const POKES_MAX: usize = 256;
 /// How often a write that meets another's is tried again.
 pub(crate) const ATTEMPTS: u32 = 5;
 
@@ -123,7 +125,8 @@ pub async fn keep(server: Arc<ApiServer>, at: Location, cancel: CancellationToke
     let mut policies = stream::select_all([
         self::pokes(Api::<PriorityLevelConfiguration>::all(client.clone()), all()),
         self::pokes(Api::<FlowSchema>::all(client.clone()), all()),
-    ]);
+    ])
+    .ready_chunks(POKES_MAX);
     let mut definitions = match apiservices::serves_definitions(&server) {
         true => self::pokes(Api::<CustomResourceDefinition>::all(client.clone()), all()),
         false => stream::pending().boxed(),
@@ -136,6 +139,7 @@ pub async fn keep(server: Arc<ApiServer>, at: Location, cancel: CancellationToke
     let priorities = async {
         while policies.next().await.is_some() {
             told(flowcontrol::ensure(&client).await);
+            told(flowcontrol::tell(&client, (server.clock)()).await);
         }
     };
     let versions = async {

@@ -27,6 +27,14 @@ impl Check {
         Self { name, readiness_only: false, probe: Arc::new(probe) }
     }
 
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub fn ask(&self) -> Result<(), String> {
+        (self.probe)()
+    }
+
     /// Asked by `/readyz` only.
     pub fn readiness(name: &'static str, probe: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
         Self { readiness_only: true, ..Self::new(name, probe) }

@@ -18,6 +18,7 @@ use crate::discovery::aggregated::{self, Api};
 use crate::discovery::{self, Group, legacy, remote};
 use crate::health::Endpoint;
 use crate::metrics;
+use crate::openapi::Others;
 use crate::reply::{self, Body};
 use crate::server::ApiServer;
 use crate::version;
@@ -44,7 +45,9 @@ async fn get(server: &Arc<ApiServer>, request: &Parts) -> Result<Option<Response
         ["openid", "v1", "jwks"] => keys(server),
         ["metrics"] => Some(scrape(server, &request.headers).await?),
         ["openapi", rest @ ..] => {
-            server.openapi.answer(server.table.all(), &server.aggregator.schemas(), rest, request).await?
+            let aggregator = &server.aggregator;
+            let others = Others { indexed: aggregator.schemas(), swaggers: aggregator.swaggers() };
+            server.openapi.answer(server.table.all(), others, rest, request).await?
         }
         ["api" | "apis", rest @ ..] => {
             let (core, remotes) = (segments[0] == "api", server.aggregator.documents());

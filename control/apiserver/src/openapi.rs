@@ -16,7 +16,7 @@ use flate2::write::GzEncoder;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::Mutex;
 use wharf_machinery::openapi::{self, Definitions, V2_PROTOBUF, V2_PROTOBUF_ACCEPTED};
 use wharf_registry::{Row, Subresource};
 use wharf_types::{ApiError, GroupVersion};
@@ -43,7 +43,19 @@ struct Built {
     paths: Value,
     /// By path below `/openapi/v3/`.
     v3: BTreeMap<String, Document>,
-    v2: OnceCell<Two>,
+    /// Of these rows and of the other servers' documents that it was made with.
+    v2: Mutex<Option<(Vec<Swagger>, Arc<Two>)>>,
+}
+
+/// Another server's document of version 2, and how the paths start that it speaks for.
+pub type Swagger = (String, Arc<Value>);
+
+/// What other servers say of their schemas.
+#[derive(Default)]
+pub struct Others {
+    /// Of version 3: the path in the index, and the hash.
+    pub indexed: Vec<(String, String)>,
+    pub swaggers: Vec<Swagger>,
 }
 
 /// Version 2 in both of its forms.
@@ -97,7 +109,7 @@ impl Documents {
     pub async fn answer(
         &self,
         rows: Vec<Arc<Row>>,
-        others: &[(String, String)],
+        others: Others,
         rest: &[&str],
         request: &Parts,
     ) -> Result<Option<Response<Body>>, ApiError> {
@@ -109,10 +121,13 @@ impl Documents {
         };
         let built = self.built(rows).await?;
         let document = match rest {
-            ["v2"] if form == Form::Protobuf => &built.v2().await?.protobuf,
-            ["v2"] => &built.v2().await?.json,
-            ["v3"] if !others.is_empty() => {
-                let index = Document::json(&with_others(built.paths.clone(), others));
+            ["v2"] => {
+                let both = built.v2(others.swaggers).await?;
+                let document = if form == Form::Protobuf { &both.protobuf } else { &both.json };
+                return Ok(Some(document.reply(&request.headers)));
+            }
+            ["v3"] if !others.indexed.is_empty() => {
+                let index = Document::json(&with_others(built.paths.clone(), &others.indexed));
                 return Ok(Some(index.reply(&request.headers)));
             }
             ["v3"] => &built.index,
@@ -137,23 +152,33 @@ impl Documents {
 }
 
 impl Built {
-    async fn v2(&self) -> Result<&Two, ApiError> {
-        let make = async || {
-            let (resources, definitions) = (resources(&self.rows), definitions(&self.rows, true));
-            tokio::task::spawn_blocking(move || {
-                let document = openapi::v2(&resources, &definitions);
-                let protobuf = Document::new(V2_PROTOBUF, &openapi::v2_protobuf(&document));
-                Two { json: Document::json(&document), protobuf }
-            })
-            .await
-        };
-        self.v2.get_or_try_init(make).await.map_err(ApiError::internal)
+    async fn v2(&self, swaggers: Vec<Swagger>) -> Result<Arc<Two>, ApiError> {
+        let mut held = self.v2.lock().await;
+        if let Some((_, both)) = held.as_ref().filter(|(made_with, _)| same_swaggers(made_with, &swaggers)) {
+            return Ok(both.clone());
+        }
+        let (resources, definitions) = (resources(&self.rows), definitions(&self.rows, true));
+        let with = swaggers.clone();
+        let made = tokio::task::spawn_blocking(move || {
+            let mut document = openapi::v2(&resources, &definitions);
+            with.iter().for_each(|(prefix, other)| openapi::merge_v2(&mut document, other, prefix));
+            let protobuf = Document::new(V2_PROTOBUF, &openapi::v2_protobuf(&document));
+            Arc::new(Two { json: Document::json(&document), protobuf })
+        });
+        let made = made.await.map_err(ApiError::internal)?;
+        *held = Some((swaggers, made.clone()));
+        Ok(made)
     }
 }
 
 /// True for the very same rows: a row that changes is another one.
 fn same(a: &[Arc<Row>], b: &[Arc<Row>]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
+}
+
+fn same_swaggers(a: &[Swagger], b: &[Swagger]) -> bool {
+    let same = |((a_prefix, a), (b_prefix, b)): (&Swagger, &Swagger)| a_prefix == b_prefix && Arc::ptr_eq(a, b);
+    a.len() == b.len() && a.iter().zip(b).all(same)
 }
 
 fn build(rows: Vec<Arc<Row>>) -> Built {
@@ -168,7 +193,7 @@ fn build(rows: Vec<Arc<Row>>) -> Built {
     let v3 = versions.iter().map(|version| openapi::v3_path(version)).zip(documents).collect();
     let paths = index;
     let index = Document::json(&paths);
-    Built { rows, index, paths, v3, v2: OnceCell::new() }
+    Built { rows, index, paths, v3, v2: Mutex::default() }
 }
 
 /// The index with other servers' documents, by path and hash.

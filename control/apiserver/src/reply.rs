@@ -8,8 +8,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use jiff::Timestamp;
 use serde_json::value::RawValue;
 use wharf_cache::Entry;
 use wharf_machinery::protobuf;
@@ -20,6 +21,7 @@ use wharf_types::ApiError;
 use crate::call::Call;
 use crate::listbody::{self, ListBody};
 use crate::negotiate::{self, Accepted, Encoding, Form, Place};
+use crate::query::Query;
 use crate::table;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -70,32 +72,59 @@ fn encode(value: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("a reply serialises to JSON")
 }
 
+/// Who is answered, and of what kind an object is.
+#[derive(Clone, Copy)]
+pub struct Asker<'a> {
+    pub row: &'a Row,
+    pub headers: &'a HeaderMap,
+    pub query: &'a Query,
+    pub now: Timestamp,
+    pub warnings: &'a [String],
+}
+
+impl<'a> Asker<'a> {
+    fn of(call: &'a Call) -> Self {
+        Self {
+            row: &call.row,
+            headers: &call.headers,
+            query: &call.query,
+            now: call.now,
+            warnings: &call.notes.warnings,
+        }
+    }
+}
+
 /// Turns a verb's answer into what goes over the wire.
 pub fn render(call: &Call, reply: Reply) -> Result<Response<Body>, ApiError> {
-    let headers = &call.headers;
+    render_for(Asker::of(call), reply)
+}
+
+/// As [`render`], where nothing is stored and there is no call.
+pub fn render_for(asker: Asker<'_>, reply: Reply) -> Result<Response<Body>, ApiError> {
+    let headers = asker.headers;
     let mut response = match reply {
         Reply::Stream(response) => response,
         Reply::Plain { code, bytes } => finish(code, bytes, negotiate::negotiate(headers, Place::Plain)?, headers)?,
         Reply::Object { code, bytes } => {
             let accepted = negotiate::negotiate(headers, Place::Whole)?;
-            finish(code, shape_object(call, bytes, accepted.form)?, accepted, headers)?
+            finish(code, shape_object(asker, bytes, accepted.form)?, accepted, headers)?
         }
         Reply::List(list) => {
             let accepted = negotiate::negotiate(headers, Place::Whole)?;
             if accepted.form == Form::Object && accepted.encoding == Encoding::Json && !accepted.pretty {
-                plain_list(call, list)?
+                plain_list(asker, list)?
             } else {
-                finish(StatusCode::OK, shape_list(call, &list, accepted.form)?, accepted, headers)?
+                finish(StatusCode::OK, shape_list(asker, &list, accepted.form)?, accepted, headers)?
             }
         }
     };
-    add_warnings(&mut response, &call.notes.warnings);
+    add_warnings(&mut response, asker.warnings);
     Ok(response)
 }
 
 /// An object that is not stored, as the client wants it.
 pub fn written(
-    headers: &http::HeaderMap,
+    headers: &HeaderMap,
     code: StatusCode,
     object: Bytes,
     warnings: &[String],
@@ -105,18 +134,18 @@ pub fn written(
     Ok(response)
 }
 
-fn shape_object(call: &Call, bytes: Bytes, form: Form) -> Result<Bytes, ApiError> {
+fn shape_object(asker: Asker<'_>, bytes: Bytes, form: Form) -> Result<Bytes, ApiError> {
     match form {
         Form::Object => Ok(bytes),
         Form::Partial => partial(&bytes).map(Bytes::from),
         Form::Table => {
-            let include = table::Include::parse(&call.query)?;
-            let object = call.row.kind.decode_stored(&bytes).map_err(ApiError::internal)?;
+            let include = table::Include::parse(asker.query)?;
+            let object = asker.row.kind.decode_stored(&bytes).map_err(ApiError::internal)?;
             let mut out = Vec::new();
             let revision = object.meta().resource_version.clone().unwrap_or_default();
             table::head(&mut out, &table::ListMeta { revision: &revision, ..Default::default() });
-            table::columns(&mut out, &call.row);
-            table::rows(&mut out, &call.row, include, call.now, [&bytes[..]])?;
+            table::columns(&mut out, asker.row);
+            table::rows(&mut out, asker.row, include, asker.now, [&bytes[..]])?;
             out.push(b'}');
             Ok(out.into())
         }
@@ -124,7 +153,7 @@ fn shape_object(call: &Call, bytes: Bytes, form: Form) -> Result<Bytes, ApiError
     }
 }
 
-fn shape_list(call: &Call, list: &List, form: Form) -> Result<Bytes, ApiError> {
+fn shape_list(asker: Asker<'_>, list: &List, form: Form) -> Result<Bytes, ApiError> {
     let revision = list.revision.to_string();
     let meta = table::ListMeta {
         revision: &revision,
@@ -135,9 +164,9 @@ fn shape_list(call: &Call, list: &List, form: Form) -> Result<Bytes, ApiError> {
     let mut out = Vec::with_capacity(items + LIST_HEAD);
     match form {
         Form::Object => {
-            let api_version = call.row.gvk.group_version().to_string();
-            table::list_head(&mut out, &call.row.list_kind, &api_version, &meta);
-            let own = type_fields(&call.row);
+            let api_version = asker.row.gvk.group_version().to_string();
+            table::list_head(&mut out, &asker.row.list_kind, &api_version, &meta);
+            let own = type_fields(asker.row);
             join(&mut out, &list.entries, |out, entry| {
                 listbody::item(own.as_bytes(), &entry.bytes).into_iter().for_each(|part| out.extend_from_slice(part));
                 Ok(())
@@ -150,10 +179,10 @@ fn shape_list(call: &Call, list: &List, form: Form) -> Result<Bytes, ApiError> {
             out.extend_from_slice(b"]}");
         }
         Form::Table => {
-            let include = table::Include::parse(&call.query)?;
+            let include = table::Include::parse(asker.query)?;
             table::head(&mut out, &meta);
-            table::columns(&mut out, &call.row);
-            table::rows(&mut out, &call.row, include, call.now, list.entries.iter().map(|entry| &entry.bytes[..]))?;
+            table::columns(&mut out, asker.row);
+            table::rows(&mut out, asker.row, include, asker.now, list.entries.iter().map(|entry| &entry.bytes[..]))?;
             out.push(b'}');
         }
         Form::Partial => return Err(ApiError::not_acceptable(negotiate::SERVED)),
@@ -162,7 +191,7 @@ fn shape_list(call: &Call, list: &List, form: Form) -> Result<Bytes, ApiError> {
 }
 
 /// Objects as they are, in JSON: no reply is larger, and none needs less.
-fn plain_list(call: &Call, list: List) -> Result<Response<Body>, ApiError> {
+fn plain_list(asker: Asker<'_>, list: List) -> Result<Response<Body>, ApiError> {
     let mut head = Vec::with_capacity(LIST_HEAD);
     let revision = list.revision.to_string();
     let meta = table::ListMeta {
@@ -170,9 +199,9 @@ fn plain_list(call: &Call, list: List) -> Result<Response<Body>, ApiError> {
         continue_token: list.continue_token.as_deref(),
         remaining: list.remaining,
     };
-    table::list_head(&mut head, &call.row.list_kind, &call.row.gvk.group_version().to_string(), &meta);
-    let body = ListBody::new(head, type_fields(&call.row), list.entries);
-    let mut response = if body.length() >= GZIP_MIN as u64 && negotiate::accepts_gzip(&call.headers) {
+    table::list_head(&mut head, &asker.row.list_kind, &asker.row.gvk.group_version().to_string(), &meta);
+    let body = ListBody::new(head, type_fields(asker.row), list.entries);
+    let mut response = if body.length() >= GZIP_MIN as u64 && negotiate::accepts_gzip(asker.headers) {
         let whole = body.now();
         packed(StatusCode::OK, Encoding::Json, &whole)?
     } else {
@@ -238,12 +267,7 @@ pub fn write_partial(out: &mut Vec<u8>, object: &[u8]) -> Result<(), ApiError> {
 }
 
 /// Encodes and, where it pays, compresses.
-fn finish(
-    code: StatusCode,
-    json: Bytes,
-    accepted: Accepted,
-    headers: &http::HeaderMap,
-) -> Result<Response<Body>, ApiError> {
+fn finish(code: StatusCode, json: Bytes, accepted: Accepted, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
     let mut encoding = accepted.encoding;
     let body = match encoding {
         Encoding::Json if accepted.pretty => indented(&json)?,

@@ -10,6 +10,7 @@ use wharf_registry::{Row, Subresource, Table};
 use wharf_types::ApiError;
 
 use crate::call::Call;
+use crate::components;
 use crate::reply::Reply;
 use crate::request::{Resource, Verb};
 use crate::subresource::{binding, eviction, log, scale, token};
@@ -37,6 +38,7 @@ pub fn verbs(row: &Row, subresource: Option<Subresource>) -> &'static [Verb] {
     match subresource {
         Some(subresource) if !row.has(subresource) => &[],
         None if row.gvr.resource == "namespaces" && row.gvr.group.is_empty() => NAMESPACES,
+        None if row.is_virtual() && components::is(row) => &[Verb::Get, Verb::List],
         None if row.is_virtual() => &[Verb::Create],
         None => ALL,
         Some(Subresource::Status | Subresource::Scale | Subresource::Approval) => VIEW,
@@ -134,6 +136,7 @@ pub async fn dispatch(call: &mut Call, verb: Verb, body: Bytes) -> Result<Reply,
         }
         (None, Verb::List) => list::list(call).await,
         (None, Verb::Watch) => watch::watch(call).await,
+        (None, Verb::Create) if call.row.is_virtual() => binding::create(call, body).await,
         (None, Verb::Create) => create::create(call, body).await,
         (None, Verb::Update) => update::update(call, Rules::Main, body).await,
         (None, Verb::Patch) => patch::patch(call, Rules::Main, body).await,

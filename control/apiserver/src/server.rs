@@ -30,6 +30,7 @@ use crate::aggregate::{Aggregator, FrontProxy};
 use crate::allocate::Allocators;
 use crate::audit::{Annotations, Auditor, Trail};
 use crate::call::{Call, decode_stored};
+use crate::components::{self, Components};
 use crate::connect;
 use crate::definitions::{self, Definitions};
 use crate::fairness::{self, Fairness, Sorted, Ticket, Width};
@@ -47,6 +48,7 @@ use crate::reply::{self, Body};
 use crate::request::{Info, Resource, Target, URI_MAX, Verb};
 use crate::review;
 use crate::route;
+use crate::subresource::binding;
 use crate::views;
 
 /// How long a request may take that is no stream: upstream's `--request-timeout`.
@@ -97,6 +99,7 @@ pub struct ApiServer {
     pub aggregator: Aggregator,
     pub clock: Clock,
     pub health: Health,
+    pub components: Components,
     pub metrics: Metrics,
     pub openapi: openapi::Documents,
     pub definitions: Definitions,
@@ -152,10 +155,13 @@ impl ApiServer {
         } = options;
         let health = Health::default();
         // Named as upstream's, which monitoring asks for by name.
-        health.add(Check::new("etcd", {
+        let store = {
             let cache = cache.clone();
             move || if cache.is_feeding() { Ok(()) } else { Err("the watch cache has lost the store".to_owned()) }
-        }));
+        };
+        health.add(Check::new("etcd", store.clone()));
+        let components = Components::default();
+        components.add(Check::new("etcd-0", store));
         let metrics = Metrics::default();
         let fairness = Fairness::new(fairness::SEATS, metrics.flow.clone());
         let server = Arc::new(Self {
@@ -174,6 +180,7 @@ impl ApiServer {
             aggregator: Aggregator::new(front_proxy),
             clock,
             health,
+            components,
             metrics,
             openapi: openapi::Documents::default(),
             definitions: Definitions::default(),
@@ -371,6 +378,9 @@ impl ApiServer {
             }
             return review::answer(self, &parts, &query, &route, &user, &bytes).await;
         }
+        if components::serves(resource) {
+            return components::answer(self, &parts, &query, resource, info.verb);
+        }
         if connect::serves(resource) {
             return connect::answer(self, parts, body, query, info, resource, user).await;
         }
@@ -402,7 +412,12 @@ impl ApiServer {
         Ok(Call {
             server: self.clone(),
             user,
-            collection: self.collection(&route.row).ok_or_else(ApiError::no_such_path)?,
+            // A binding is written to its pod.
+            collection: match route.row.is_virtual() {
+                true => self.collection_of(&binding::pods()),
+                false => self.collection(&route.row),
+            }
+            .ok_or_else(ApiError::no_such_path)?,
             row: route.row,
             subresource: route.subresource,
             namespace: route.namespace,

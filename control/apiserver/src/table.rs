@@ -52,8 +52,11 @@ pub fn head(out: &mut Vec<u8>, meta: &ListMeta<'_>) {
 }
 
 fn list_meta(out: &mut Vec<u8>, meta: &ListMeta<'_>) {
-    // Revisions are digits, and tokens are base64: nothing here needs escapes.
-    let mut text = format!(r#""metadata":{{"resourceVersion":"{}""#, meta.revision);
+    // Revisions are digits, and tokens are base64: nothing here needs escapes. What is not stored has no revision.
+    let mut text = match meta.revision {
+        "" | "0" => r#""metadata":{"#.to_owned(),
+        revision => format!(r#""metadata":{{"resourceVersion":"{revision}""#),
+    };
     if let Some(token) = meta.continue_token {
         text += &format!(r#","continue":"{token}""#);
     }

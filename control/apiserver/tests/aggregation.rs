@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use wharf_apiserver::aggregate::FrontProxy;
 use wharf_apiserver::aggregate::availability::{self, Authorities};
+use wharf_apiserver::bootstrap::{self, Location};
 use wharf_apiserver::listen;
 use wharf_auth::{Identity, Pki, ServerNames};
 
@@ -25,6 +26,8 @@ struct Cluster {
     api: Api,
     address: SocketAddr,
     ca: String,
+    /// Ends the extension server.
+    down: CancellationToken,
     cancel: CancellationToken,
 }
 
@@ -44,14 +47,18 @@ async fn cluster() -> Cluster {
     let acceptor = TlsAcceptor::from(listen::tls(&front, &leaf).expect("TLS"));
     let socket = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let address = socket.local_addr().expect("an address");
-    tokio::spawn(async move {
+    let down = CancellationToken::new();
+    let ended = down.clone();
+    let serve = async move {
         while let Ok((stream, _)) = socket.accept().await {
             let Ok(stream) = acceptor.accept(stream).await else { continue };
             let shown = stream.get_ref().1.peer_certificates().is_some();
             let service = hyper::service::service_fn(move |request| answer(request, shown));
-            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(ended.clone().run_until_cancelled_owned(served));
         }
-    });
+    };
+    tokio::spawn(down.clone().run_until_cancelled_owned(serve));
     let (chain, key) =
         front.client(&Identity::new("front-proxy-client", &[]), now).expect("a client").chain().expect("a chain");
     let api = Api::with(|options| options.front_proxy = Some(FrontProxy { chain, key })).await;
@@ -61,7 +68,7 @@ async fn cluster() -> Cluster {
     let cancel = CancellationToken::new();
     let authorities = Authorities { clients: "CLIENTS".to_owned(), front_proxy: "FRONT".to_owned() };
     tokio::spawn(availability::keep(api.server.clone(), authorities, cancel.clone()));
-    Cluster { api, address, ca: own.ca_pem().to_owned(), cancel }
+    Cluster { api, address, ca: own.ca_pem().to_owned(), down, cancel }
 }
 
 async fn answer(request: Request<Incoming>, shown: bool) -> Result<Response<Full<Bytes>>, hyper::Error> {
@@ -75,6 +82,13 @@ async fn answer(request: Request<Incoming>, shown: bool) -> Result<Response<Full
             {"name": "flunders", "singularName": "flunder", "namespaced": true, "kind": "Flunder", "verbs": ["list"]}]}),
         "/openapi/v3" => json!({"paths": {"apis/wardle.example.com/v1": {
             "serverRelativeURL": "/openapi/v3/apis/wardle.example.com/v1?hash=ABC"}}}),
+        "/openapi/v2" => {
+            let unchanged = request.headers().get(header::IF_NONE_MATCH).is_some_and(|tag| tag == SWAGGER_TAG);
+            let response = Response::builder().header(header::ETAG, SWAGGER_TAG);
+            let response = if unchanged { response.status(304) } else { response };
+            let body = if unchanged { Bytes::new() } else { swagger().to_string().into() };
+            return Ok(response.body(body.into()).expect("a response"));
+        }
         "/apis/wardle.example.com/v1/away" => {
             let response = Response::builder().status(302).header(header::LOCATION, "https://evil.example/");
             return Ok(response.body(Full::default()).expect("a response"));
@@ -84,6 +98,27 @@ async fn answer(request: Request<Incoming>, shown: bool) -> Result<Response<Full
     };
     let response = Response::builder().header(header::CONTENT_TYPE, "application/json").body(body.to_string().into());
     Ok(response.expect("a response"))
+}
+
+const SWAGGER_TAG: &str = "\"1\"";
+
+/// What the extension server says of its schemas: also of what is not its own to say.
+fn swagger() -> Value {
+    let reply = |name: &str| json!({"responses": {"200": {"description": "OK", "schema": {"$ref": format!("#/definitions/{name}")}}}});
+    json!({
+        "swagger": "2.0", "info": {"title": "wardle", "version": "v1"},
+        "paths": {
+            "/apis/wardle.example.com/v1/flunders": {"get": reply("example.Flunder")},
+            "/apis/wardle.example.com/v1/statuses": {"get": reply("io.k8s.apimachinery.pkg.apis.meta.v1.Status")},
+            "/apis/apps/v1/deployments": {"get": reply("example.Wrong")},
+        },
+        "definitions": {
+            "example.Flunder": {"type": "object", "x-kubernetes-group-version-kind": [
+                {"group": "wardle.example.com", "version": "v1", "kind": "Flunder"}]},
+            "example.Wrong": {"type": "object"},
+            "io.k8s.apimachinery.pkg.apis.meta.v1.Status": {"type": "object", "description": "not ours"},
+        },
+    })
 }
 
 const APISERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
@@ -154,6 +189,95 @@ async fn another_servers_group_is_reached_as_the_user_and_shown_in_discovery() {
     assert_eq!(index["paths"]["apis/wardle.example.com/v1"]["serverRelativeURL"], url);
     assert_eq!(cluster.api.get(url).await.expect(200)["uri"], url);
     assert_eq!(cluster.api.get(GROUP).await.expect(200)["kind"], "APIResourceList");
+
+    let all = cluster.api.get("/openapi/v2").await.expect(200);
+    let flunders = &all["paths"][format!("{GROUP}/flunders")]["get"]["responses"]["200"]["schema"]["$ref"];
+    assert_eq!(
+        (flunders, all["definitions"]["example.Flunder"].is_object()),
+        (&json!("#/definitions/example.Flunder"), true)
+    );
+    let status = &all["paths"][format!("{GROUP}/statuses")]["get"]["responses"]["200"]["schema"]["$ref"];
+    assert_eq!(status, "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.Status_v2");
+    assert!(all["definitions"]["io.k8s.apimachinery.pkg.apis.meta.v1.Status"]["properties"].is_object());
+    assert!(
+        all["paths"]["/apis/apps/v1/deployments"]["get"]["operationId"].is_string()
+            && all["definitions"].get("example.Wrong").is_none()
+    );
+    let packed = cluster.api.get_as("/openapi/v2", "application/com.github.proto-openapi.spec.v2.v1.0+protobuf").await;
+    assert!(packed.bytes.windows(15).any(|window| window == b"example.Flunder"), "the form that client-go reads");
+}
+
+#[tokio::test]
+async fn a_server_that_has_died_is_told_of_as_stale() {
+    let cluster = cluster().await;
+    cluster.add_service().await;
+    cluster.add().await;
+    cluster.becomes("Passed").await;
+    cluster.down.cancel();
+    let touched = json!({"metadata": {"labels": {"touched": "yes"}}});
+    cluster.api.patch(&format!("{APISERVICES}/v1.wardle.example.com"), "merge", &touched).await.expect(200);
+    let refused = cluster.api.get(&format!("{GROUP}/flunders")).await;
+    let text = String::from_utf8_lossy(&refused.bytes).into_owned();
+    let known =
+        ["service unavailable\n", "error trying to reach service: "].iter().any(|start| text.starts_with(start));
+    assert!(refused.code == 503 && known, "{} {text}", refused.code);
+    let condition = cluster.becomes("FailedDiscoveryCheck").await;
+    let message = condition["message"].as_str().expect("a message");
+    let why = format!("failing or missing response from https://{}{GROUP}: ", cluster.address);
+    assert!(message.starts_with(&why), "{message}");
+    let refused = cluster.api.get(&format!("{GROUP}/flunders")).await;
+    assert_eq!((refused.code.as_u16(), &refused.bytes[..]), (503, &b"service unavailable\n"[..]));
+    assert_eq!(refused.headers["content-type"], "text/plain; charset=utf-8");
+
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let aggregated = cluster.api.get_as("/apis", accept).await.expect(200);
+    let items = aggregated["items"].as_array().expect("items");
+    let wardle = items.iter().find(|item| item["metadata"]["name"] == "wardle.example.com").expect("the group");
+    assert_eq!(wardle["versions"][0]["freshness"], "Stale");
+    assert_eq!(wardle["versions"][0]["resources"][0]["resource"], "flunders", "what was known of it");
+    let group = cluster.api.get("/apis/wardle.example.com").await.expect(200);
+    assert_eq!(group["versions"][0]["groupVersion"], "wardle.example.com/v1");
+    assert!(cluster.api.get("/openapi/v2").await.expect(200)["definitions"]["example.Flunder"].is_object());
+    cluster.api.delete(&format!("{APISERVICES}/v1.wardle.example.com")).await.expect(200);
+    let gone = async {
+        while cluster.api.get("/apis/wardle.example.com").await.code != 404 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, gone).await.expect("the group goes with its APIService");
+}
+
+#[tokio::test]
+async fn kubectl_sees_who_serves_what() {
+    let cluster = cluster().await;
+    let at = Location { service_ip: [127, 96, 0, 1].into(), listener: SocketAddr::from(([127, 0, 0, 1], 6443)) };
+    bootstrap::ensure(&cluster.api.server, at).await.expect("bootstrap");
+    cluster.add_service().await;
+    cluster.add().await;
+    cluster.becomes("Passed").await;
+    let table = cluster.api.get_as(APISERVICES, "application/json;as=Table;v=v1;g=meta.k8s.io").await.expect(200);
+    let columns: Vec<&Value> =
+        table["columnDefinitions"].as_array().expect("columns").iter().map(|column| &column["name"]).collect();
+    assert_eq!(columns, ["Name", "Service", "Available", "Age"]);
+    let rows: Vec<String> = table["rows"]
+        .as_array()
+        .expect("rows")
+        .iter()
+        .map(|row| {
+            let cells = row["cells"].as_array().expect("cells").iter().take(3);
+            cells.map(|cell| cell.as_str().unwrap_or_default()).collect::<Vec<_>>().join(" ")
+        })
+        .collect();
+    for row in [
+        "v1. Local True",
+        "v1.apps Local True",
+        "v2.autoscaling Local True",
+        "v1.wardle.example.com default/wardle True",
+    ] {
+        assert!(rows.iter().any(|held| held == row), "{row} is not among {rows:?}");
+    }
+    // Every version that is served but the one that tells of the others.
+    assert_eq!(rows.iter().filter(|row| row.contains(" Local True")).count(), 21);
 }
 
 #[tokio::test]

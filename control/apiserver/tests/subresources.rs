@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::json;
-use support::{Api, PODS, deployment, pod};
+use support::{Api, IN_DEFAULT, PODS, deployment, pod};
 
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 
@@ -22,6 +22,28 @@ async fn a_pod_is_bound_once() {
     assert!(conditions.iter().any(|held| held["type"] == "PodScheduled" && held["status"] == "True"));
     let message = "Operation cannot be fulfilled on pods/binding \"a\": pod a is already assigned to node \"n1\"";
     api.post(&path, &binding("n2")).await.refused(409, "Conflict", message);
+}
+
+#[tokio::test]
+async fn a_binding_may_name_its_pod_in_the_body() {
+    let api = Api::with_namespace().await;
+    api.post(PODS, &pod("a")).await.expect(201);
+    let all = format!("{IN_DEFAULT}/bindings");
+    let binding = |name: &str| json!({"metadata": {"name": name}, "target": {"kind": "Node", "name": "n1"}});
+    let status = api.post(&format!("{all}?dryRun=All"), &binding("a")).await.expect(201);
+    assert_eq!((&status["kind"], &status["status"]), (&json!("Status"), &json!("Success")));
+    assert_eq!(api.get(&format!("{PODS}/a")).await.expect(200)["spec"].get("nodeName"), None);
+    api.post(&all, &binding("a")).await.expect(201);
+    assert_eq!(api.get(&format!("{PODS}/a")).await.expect(200)["spec"]["nodeName"], "n1");
+    api.post(&all, &binding("a")).await.refused(409, "Conflict", "pod a is already assigned to node \"n1\"");
+    api.post(&all, &binding("z")).await.refused(404, "NotFound", "pods \"z\" not found");
+    api.post(&all, &json!({"target": {"name": "n1"}})).await.refused(400, "BadRequest", "Name parameter required.");
+    api.post(&all, &json!({"metadata": {"name": "a"}, "target": {}})).await.refused(
+        422,
+        "Invalid",
+        "target.name: Required",
+    );
+    api.get(&all).await.expect(405);
 }
 
 #[tokio::test]

@@ -89,3 +89,42 @@ async fn an_autoscaler_of_v1_goes_through_v2_and_back() {
     assert_eq!((&kept["spec"]["maxReplicas"], &kept["spec"]["metrics"]), (&json!(6), &newer["spec"]["metrics"]));
     assert_eq!(kept["metadata"].get("annotations"), None);
 }
+
+/// As upstream's conformance does it (`test/e2e/instrumentation/events.go`).
+#[tokio::test]
+async fn an_event_of_the_newer_shape_is_patched_updated_and_selected() {
+    let api = Api::with_namespace().await;
+    let event = json!({
+        "metadata": {"name": "event-test", "labels": {"testevent-constant": "true"}}, "regarding": {"namespace": "default"},
+        "eventTime": "2017-09-19T13:49:16.000000Z", "note": "This is event-test", "action": "Do", "reason": "Test", "type": "Normal",
+        "reportingController": "test-controller", "reportingInstance": "test-node",
+    });
+    api.post(NEWER_EVENTS, &event).await.expect(201);
+    for (all, selector) in [
+        (EVENTS, "fieldSelector=source%3Dtest-controller"),
+        (NEWER_EVENTS, "fieldSelector=reportingController%3Dtest-controller"),
+        ("/apis/events.k8s.io/v1/events", "labelSelector=testevent-constant%3Dtrue"),
+    ] {
+        let list = api.get(&format!("{all}?{selector}")).await.expect(200);
+        assert_eq!(list["items"].as_array().map(Vec::len), Some(1), "{all} {selector}");
+    }
+    let one = format!("{NEWER_EVENTS}/event-test");
+    let bare = |mut event: Value| {
+        let meta = event["metadata"].as_object_mut().expect("metadata");
+        meta.remove("resourceVersion");
+        meta.remove("managedFields");
+        event
+    };
+    let mut wanted = bare(api.get(&one).await.expect(200));
+    api.patch(&one, "strategic-merge", &json!({"note": "patched"})).await.expect(200);
+    wanted["note"] = json!("patched");
+    let held = api.get(&one).await.expect(200);
+    assert_eq!(bare(held.clone()), wanted);
+    let mut next = held;
+    next["series"] = json!({"count": 100, "lastObservedTime": "2017-09-19T13:49:16.000000Z"});
+    wanted["series"] = next["series"].clone();
+    api.put(&one, &next).await.expect(200);
+    assert_eq!(bare(api.get(&one).await.expect(200)), wanted);
+    api.delete(&format!("{NEWER_EVENTS}?labelSelector=testevent-constant%3Dtrue")).await.expect(200);
+    api.get(&format!("{EVENTS}/event-test")).await.expect(404);
+}

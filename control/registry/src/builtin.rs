@@ -23,6 +23,8 @@ use crate::{Strategy, Typed};
 pub fn rows() -> Vec<Row> {
     vec![
         //  strategy                               short        in `all`    storage                   subresources
+        row(kinds::review::Bindings,               &[],         NOT_IN_ALL, VIRTUAL,                  &[]),
+        row(kinds::componentstatus::ComponentStatuses, &["cs"], NOT_IN_ALL, VIRTUAL,                  &[]),
         row(kinds::configmap::ConfigMaps,          &["cm"],     NOT_IN_ALL, "configmaps",             &[]),
         row(kinds::endpoints::AllEndpoints,        &["ep"],     NOT_IN_ALL, "services/endpoints",     &[]),
         row(kinds::event::Events,                  &["ev"],     NOT_IN_ALL, "events",                 &[]),
@@ -38,12 +40,12 @@ pub fn rows() -> Vec<Row> {
         row(kinds::secret::Secrets,                &[],         NOT_IN_ALL, "secrets",                &[]),
         row(kinds::serviceaccount::ServiceAccounts,&["sa"],     NOT_IN_ALL, "serviceaccounts",        &[Token]),
         row(kinds::service::Services,              &["svc"],    IN_ALL,     "services/specs",         &[Proxy, Status]),
-        row(kinds::mutatingpolicy::MutatingPolicies, &[],       NOT_IN_ALL, "mutatingadmissionpolicies", &[]),
-        row(kinds::mutatingpolicybinding::MutatingPolicyBindings, &[], NOT_IN_ALL, "mutatingadmissionpolicybindings", &[]),
-        row(kinds::mutatingwebhook::MutatingWebhooks, &[],      NOT_IN_ALL, "mutatingwebhookconfigurations", &[]),
-        row(kinds::validatingpolicy::ValidatingPolicies, &[],   NOT_IN_ALL, "validatingadmissionpolicies", &[Status]),
-        row(kinds::validatingpolicybinding::ValidatingPolicyBindings, &[], NOT_IN_ALL, "validatingadmissionpolicybindings", &[]),
-        row(kinds::validatingwebhook::ValidatingWebhooks, &[],  NOT_IN_ALL, "validatingwebhookconfigurations", &[]),
+        row(kinds::mutatingpolicy::MutatingPolicies, &[],       API_EXTENSIONS, "mutatingadmissionpolicies", &[]),
+        row(kinds::mutatingpolicybinding::MutatingPolicyBindings, &[], API_EXTENSIONS, "mutatingadmissionpolicybindings", &[]),
+        row(kinds::mutatingwebhook::MutatingWebhooks, &[],      API_EXTENSIONS, "mutatingwebhookconfigurations", &[]),
+        row(kinds::validatingpolicy::ValidatingPolicies, &[],   API_EXTENSIONS, "validatingadmissionpolicies", &[Status]),
+        row(kinds::validatingpolicybinding::ValidatingPolicyBindings, &[], API_EXTENSIONS, "validatingadmissionpolicybindings", &[]),
+        row(kinds::validatingwebhook::ValidatingWebhooks, &[],  API_EXTENSIONS, "validatingwebhookconfigurations", &[]),
         row(kinds::crd::CustomResourceDefinitions, &["crd", "crds"], API_EXTENSIONS, "apiextensions.k8s.io/customresourcedefinitions", &[Status]),
         row(kinds::apiservice::APIServices,        &[],         API_EXTENSIONS, "apiregistration.k8s.io/apiservices", &[Status]),
         row(kinds::controllerrevision::ControllerRevisions, &[], NOT_IN_ALL, "controllerrevisions",   &[]),

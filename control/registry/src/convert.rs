@@ -30,6 +30,9 @@ pub trait Convert: Send + Sync {
     /// under it.
     fn slot(&self) -> u8;
 
+    /// The `apiVersion` that objects are stored in.
+    fn stored_version(&self) -> String;
+
     /// False where an object that was written at this revision is shown as it is stored.
     fn concerns(&self, _revision: u64) -> bool {
         true
@@ -70,6 +73,10 @@ impl Mapped {
 impl Convert for Mapped {
     fn slot(&self) -> u8 {
         self.slot
+    }
+
+    fn stored_version(&self) -> String {
+        self.stored.clone()
     }
 
     fn to_served(&self, objects: Vec<Bytes>) -> Converted<'_, Vec<Bytes>> {

@@ -182,6 +182,10 @@ impl<S: Strategy> Kind for Typed<S> {
         self.0.warnings(self.of(object), old.map(|old| self.of(old)))
     }
 
+    fn deprecation(&self) -> Option<&str> {
+        self.0.deprecation()
+    }
+
     fn allow_create_on_update(&self) -> bool {
         self.0.allow_create_on_update()
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use wharf_machinery::apply::{Filter, Set};
-use wharf_types::{Gvk, Gvr};
+use wharf_types::{GroupVersion, Gvk, Gvr};
 
 use crate::convert::Convert;
 use crate::kind::Kind;
@@ -86,13 +86,20 @@ impl Row {
         self.kind.is_custom() || self.gvr.group == "apiextensions.k8s.io"
     }
 
-    /// True for what is asked by a create, and answered, and never stored.
+    /// True for what is answered and never stored: reviews, bindings, the state of components.
     pub fn is_virtual(&self) -> bool {
         self.storage.is_empty()
     }
 
     pub fn has(&self, subresource: Subresource) -> bool {
         self.subresources.contains(&subresource)
+    }
+
+    /// The kind as objects are stored.
+    pub fn stored_gvk(&self) -> Gvk {
+        let Some(convert) = &self.convert else { return self.gvk.clone() };
+        let GroupVersion { group, version } = GroupVersion::parse(&convert.stored_version());
+        Gvk { group, version, kind: self.gvk.kind.clone() }
     }
 
     /// What writers of the row or its subresource do not come to own.

@@ -105,6 +105,11 @@ pub trait Strategy: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// What everybody who uses the kind is warned of.
+    fn deprecation(&self) -> Option<&'static str> {
+        None
+    }
+
     /// True where PUT to a missing name creates the object.
     fn allow_create_on_update(&self) -> bool {
         false

@@ -6,6 +6,7 @@
 //! the bytes. Absent on purpose: the deprecated `/watch/` paths, and defaults, which k8s-openapi's schemas do not have.
 //! Source: `kube-openapi/pkg/builder` and `builder3`, `apiserver/pkg/endpoints/installer.go`.
 
+mod merge;
 mod parameters;
 mod paths;
 mod protobuf;
@@ -17,6 +18,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use wharf_types::{GroupVersion, Gvk, Gvr, KUBERNETES_VERSION};
 
+pub use merge::merge_v2;
 pub use protobuf::{V2_PROTOBUF, V2_PROTOBUF_ACCEPTED, v2_protobuf};
 
 /// A served resource, as the documents show it.

@@ -1,7 +1,7 @@
 //! Keeps the condition `Available` of APIServices true, and what other servers say of themselves at hand for discovery.
 //!
 //! Level-triggered: each run judges every APIService by the cache and by the server's own answer. It runs when an APIService, a
-//! service or an endpoint changes, and again after [`RECHECK`] for servers that come and go behind their addresses.
+//! service or an endpoint changes, and again after [`RECHECK`], or [`RETRY`], for servers that come and go behind their addresses.
 //! Also keeps the ConfigMap by which extension servers learn whom to believe. Nothing runs where APIServices are not served.
 //! Source: `remote_available_controller.go`, `pkg/controlplane/controller/clusterauthenticationtrust`.
 
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream;
-use http::{Request, header};
+use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
@@ -26,18 +26,21 @@ use wharf_auth::{MASTERS, User};
 use wharf_types::meta::ObjectMeta;
 
 use super::judge::{self, Verdict};
-use super::{Document, Documents, GROUP, IDENTITY, backing, headers};
+use super::{Document, Documents, GROUP, IDENTITY, Swagger, backing, headers};
 use crate::bootstrap;
 use crate::reply;
 use crate::server::ApiServer;
 use crate::verbs::write::whole_seconds;
 
-/// How long until a server is asked again although nothing has changed.
+/// How long until servers are asked again although nothing has changed, and while one of them does not answer.
 const RECHECK: Duration = Duration::from_secs(30);
+const RETRY: Duration = Duration::from_secs(5);
+/// Servers that are asked at the same time.
+const ASKED_MAX: usize = 16;
 /// How long a server may take to answer for its discovery: upstream's client timeout.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest discovery document that is read from another server.
-const DOCUMENT_MAX: usize = 4 << 20;
+/// Longest document that is read from another server.
+const DOCUMENT_MAX: usize = 16 << 20;
 
 /// The authorities that extension servers trust, in PEM.
 #[derive(Clone, Debug, Default)]
@@ -76,12 +79,11 @@ async fn judge_all(server: &Arc<ApiServer>, client: &Client) {
     ])
     .ready_chunks(256);
     loop {
-        let remotes = run(server, client).await;
-        // Without other servers there is nothing to ask again.
+        let again = run(server, client).await;
         let again = async {
-            match remotes {
-                true => tokio::time::sleep(RECHECK).await,
-                false => std::future::pending().await,
+            match again {
+                Some(after) => tokio::time::sleep(after).await,
+                None => std::future::pending().await,
             }
         };
         tokio::select! {
@@ -91,23 +93,31 @@ async fn judge_all(server: &Arc<ApiServer>, client: &Client) {
     }
 }
 
-/// Judges all; true if any is another server's.
-async fn run(server: &Arc<ApiServer>, client: &Client) -> bool {
-    let mut documents = Documents::new();
-    for service in services(server) {
+/// Judges all. Says when to do it again: without other servers there is nothing to ask.
+async fn run(server: &Arc<ApiServer>, client: &Client) -> Option<Duration> {
+    let judged = stream::iter(services(server)).map(|service| async move {
         let (name, spec) =
             (service.metadata.name.clone().unwrap_or_default(), service.spec.clone().unwrap_or_default());
         let (verdict, document) = judge(server, &name, &spec).await;
-        if let Some(document) = document {
-            documents.insert(name.clone(), document);
-        }
-        if let Err(error) = tell(client, &service, &name, &verdict, (server.clock)()).await {
+        (service, name, verdict, document)
+    });
+    let judged: Vec<_> = judged.buffer_unordered(ASKED_MAX).collect().await;
+    let mut documents = Documents::new();
+    let mut told = Vec::new();
+    for (service, name, verdict, document) in judged {
+        documents.extend(document.map(|document| (name.clone(), document)));
+        told.push((service, name, verdict));
+    }
+    let any = !documents.is_empty();
+    // Whoever reads that a server is available finds it in discovery.
+    server.aggregator.documents.store(Arc::new(documents));
+    for (service, name, verdict) in &told {
+        if let Err(error) = tell(client, service, name, verdict, (server.clock)()).await {
             tracing::warn!(apiservice = name, %error, "write an APIService's status");
         }
     }
-    let any = !documents.is_empty();
-    server.aggregator.documents.store(Arc::new(documents));
-    any
+    let unanswered = told.iter().any(|(_, _, verdict)| verdict.is_unanswered());
+    any.then_some(if unanswered { RETRY } else { RECHECK })
 }
 
 fn services(server: &ApiServer) -> Vec<APIService> {
@@ -131,22 +141,56 @@ async fn judge(server: &ApiServer, name: &str, spec: &APIServiceSpec) -> (Verdic
     let (service, slices) = backing(server, spec);
     let verdict = match judge::endpoints(spec, service.as_ref(), &slices) {
         Err(verdict) => verdict,
-        Ok(addresses) => match ask(server, name, spec, &addresses[0].to_string(), &path).await {
+        Ok(addresses) => match get(server, name, spec, &addresses[0].to_string(), &path).await {
             Err(why) => {
                 Verdict::failed(format!("failing or missing response from https://{}{path}: {why}", addresses[0]))
             }
             Ok(resources) => {
                 document.resources = Some(resources);
-                let index = ask(server, name, spec, &addresses[0].to_string(), "/openapi/v3").await.unwrap_or_default();
-                let listed = &index["paths"][path.trim_start_matches('/')]["serverRelativeURL"];
-                document.openapi =
-                    listed.as_str().and_then(|url| url.split_once("hash=")).map(|(_, hash)| hash.to_owned());
+                read_schemas(server, name, spec, &addresses[0].to_string(), &mut document).await;
                 Verdict::passed()
             }
         },
     };
     document.available = verdict.available;
     (verdict, Some(document))
+}
+
+/// Takes up what a server says of its schemas. One that says nothing has none.
+async fn read_schemas(server: &ApiServer, name: &str, spec: &APIServiceSpec, address: &str, document: &mut Document) {
+    let index = get(server, name, spec, address, "/openapi/v3").await.unwrap_or_default();
+    let listed = &index["paths"][format!("apis/{}/{}", document.group, document.version)]["serverRelativeURL"];
+    document.openapi = listed.as_str().and_then(|url| url.split_once("hash=")).map(|(_, hash)| hash.to_owned());
+    let held = document.swagger.take();
+    let tag = held.as_ref().and_then(|held| held.tag.clone());
+    document.swagger = match ask(server, name, spec, address, "/openapi/v2", tag.as_deref()).await {
+        Ok(Answer::Unchanged) => held,
+        Ok(Answer::Document { value, tag }) => Some(Swagger { document: Arc::new(value), tag }),
+        Err(_) => None,
+    };
+}
+
+/// What a server answers for a document.
+enum Answer {
+    Document {
+        value: Value,
+        tag: Option<String>,
+    },
+    /// It is the one of the tag that was asked with.
+    Unchanged,
+}
+
+async fn get(
+    server: &ApiServer,
+    name: &str,
+    spec: &APIServiceSpec,
+    address: &str,
+    path: &str,
+) -> Result<Value, String> {
+    match ask(server, name, spec, address, path, None).await? {
+        Answer::Document { value, .. } => Ok(value),
+        Answer::Unchanged => Err(format!("bad status from https://{address}{path}: 304")),
+    }
 }
 
 /// GETs a document of another server, as the aggregator itself.
@@ -156,23 +200,28 @@ async fn ask(
     spec: &APIServiceSpec,
     address: &str,
     path: &str,
-) -> Result<Value, String> {
+    tag: Option<&str>,
+) -> Result<Answer, String> {
     let client = server.aggregator.client(name, spec).map_err(|error| error.message)?;
-    let mut request = Request::get(format!("https://{address}{path}"))
-        .header(header::ACCEPT, "application/json")
-        .body(reply::full(bytes::Bytes::new()))
-        .map_err(|error| error.to_string())?;
+    let request = Request::get(format!("https://{address}{path}")).header(header::ACCEPT, "application/json");
+    let request = tag.into_iter().fold(request, |request, tag| request.header(header::IF_NONE_MATCH, tag));
+    let mut request = request.body(reply::full(bytes::Bytes::new())).map_err(|error| error.to_string())?;
     request.headers_mut().extend(headers::of(&User::new(IDENTITY, &[MASTERS])));
     let answered = async {
         let response =
             client.request(request).await.map_err(|error| crate::connect::forward::cause(&error).to_string())?;
         let status = response.status();
+        if status == StatusCode::NOT_MODIFIED && tag.is_some() {
+            return Ok(Answer::Unchanged);
+        }
         if !status.is_success() {
             return Err(format!("bad status from https://{address}{path}: {}", status.as_u16()));
         }
+        let tag = response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok()).map(str::to_owned);
         let body =
             Limited::new(response.into_body(), DOCUMENT_MAX).collect().await.map_err(|error| error.to_string())?;
-        serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string())
+        let value = serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string())?;
+        Ok(Answer::Document { value, tag })
     };
     tokio::time::timeout(ANSWER_TIMEOUT, answered).await.unwrap_or_else(|_| Err("context deadline exceeded".to_owned()))
 }

@@ -10,6 +10,8 @@ use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIServiceSpec
 
 use super::DEFAULT_PORT;
 
+const UNANSWERED: &str = "FailedDiscoveryCheck";
+
 /// The condition `Available`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
@@ -28,7 +30,12 @@ impl Verdict {
     }
 
     pub fn failed(message: String) -> Self {
-        Self { available: false, reason: "FailedDiscoveryCheck", message }
+        Self { available: false, reason: UNANSWERED, message }
+    }
+
+    /// True where the server should be there, and says nothing.
+    pub fn is_unanswered(&self) -> bool {
+        self.reason == UNANSWERED
     }
 }
 

@@ -4,12 +4,13 @@
 //! on with the front proxy's certificate and the user in headers, which the other server believes because of that certificate.
 //! What is served here stays here: a group and version with a row of its own is never passed on. [`availability`] judges the
 //! other servers, and keeps what they say of themselves for discovery.
-//! Absent on purpose: merging their OpenAPI v2, answering for a server that is gone.
+//! Absent on purpose: answering for a server that is gone.
 
 pub mod availability;
 mod headers;
 mod judge;
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -74,7 +75,22 @@ pub struct Document {
     pub resources: Option<Value>,
     /// The hash of its OpenAPI v3 document, as its index has it.
     pub openapi: Option<String>,
+    /// Its OpenAPI v2 document.
+    pub swagger: Option<Swagger>,
     pub available: bool,
+}
+
+/// An OpenAPI v2 document, under the tag that its server gave it.
+#[derive(Clone, Debug)]
+pub struct Swagger {
+    pub document: Arc<Value>,
+    pub tag: Option<String>,
+}
+
+impl PartialEq for Swagger {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.document, &other.document)
+    }
 }
 
 /// Another server that a request goes to.
@@ -99,6 +115,20 @@ impl Aggregator {
         let known = documents.values().filter_map(|held| {
             let path = format!("apis/{}/{}", held.group, held.version);
             held.openapi.clone().map(|hash| (path, hash))
+        });
+        known.collect()
+    }
+
+    /// Other servers' OpenAPI v2 documents, the most important first, each with the start of the paths that it speaks for.
+    pub fn swaggers(&self) -> Vec<(String, Arc<Value>)> {
+        let documents = self.documents.load();
+        let mut known: Vec<&Document> = documents.values().filter(|held| held.swagger.is_some()).collect();
+        known.sort_by_key(|held| {
+            (Reverse(held.group_priority), &held.group, Reverse(held.version_priority), &held.version)
+        });
+        let known = known.into_iter().filter_map(|held| {
+            let prefix = format!("/apis/{}/{}/", held.group, held.version);
+            Some((prefix, held.swagger.as_ref()?.document.clone()))
         });
         known.collect()
     }
@@ -135,12 +165,8 @@ impl Aggregator {
         body: Body,
         user: &User,
     ) -> Result<Response<Body>, ApiError> {
-        let unavailable =
-            || Ok(reply::bytes(StatusCode::SERVICE_UNAVAILABLE, "text/plain; charset=utf-8", "service unavailable\n"));
-        if !remote.available {
-            return unavailable();
-        }
-        let Some(address) = endpoint(server, &remote.spec) else { return unavailable() };
+        let address = endpoint(server, &remote.spec).filter(|_| remote.available);
+        let Some(address) = address else { return Ok(told("service unavailable\n")) };
         let client = self.client(&remote.name, &remote.spec)?;
         let mut request = Request::from_parts(parts, body);
         headers::remove(request.headers_mut());
@@ -152,9 +178,7 @@ impl Aggregator {
             ..Backend::new(address.to_string(), Trust::Client(Box::new(client)))
         };
         match forward(&server.outgoing, None, backend, request).await {
-            Err(error) if error.code >= 500 => {
-                Err(ApiError::unavailable(format!("error trying to reach service: {}", error.message)))
-            }
+            Err(error) if error.code >= 500 => Ok(told(&format!("error trying to reach service: {}\n", error.message))),
             answer => answer,
         }
     }
@@ -187,6 +211,11 @@ impl Aggregator {
             }
         }
     }
+}
+
+/// 503, in words: the aggregator answers in its own name, and knows no Status.
+fn told(why: &str) -> Response<Body> {
+    reply::bytes(StatusCode::SERVICE_UNAVAILABLE, "text/plain; charset=utf-8", why.to_owned())
 }
 
 /// Group and version of `/apis/GROUP/VERSION…`, and of its schemas below `/openapi/v3`.

@@ -16,43 +16,12 @@ use wharf_types::k8s::kube_aggregator::pkg::apis::apiregistration::v1::{APIServi
 use wharf_types::meta::ObjectMeta;
 
 use super::{Error, met_another};
+use crate::discovery::priority::{self, OWN_GROUP};
 use crate::server::ApiServer;
 
 const LABEL: &str = "kube-aggregator.kubernetes.io/automanaged";
 const ON_START: &str = "onstart";
 const ALWAYS: &str = "true";
-/// The group that tells of the others has no APIService of its own.
-const OWN_GROUP: &str = "apiregistration.k8s.io";
-/// Of the group and the version of a custom resource.
-const CUSTOM: (i32, i32) = (1000, 100);
-/// Priorities of groups, and of versions within them (`DefaultGenericAPIServicePriorities`); of a version that is not here
-/// those of a custom resource.
-#[rustfmt::skip]
-const PRIORITIES: &[(&str, &str, i32, i32)] = &[
-    ("",                             "v1",      18_000, 1),
-    ("apps",                         "v1",      17_800, 15),
-    ("events.k8s.io",                "v1",      17_750, 15),
-    ("authentication.k8s.io",        "v1",      17_700, 15),
-    ("authorization.k8s.io",         "v1",      17_600, 15),
-    ("autoscaling",                  "v1",      17_500, 15),
-    ("autoscaling",                  "v2",      17_500, 30),
-    ("batch",                        "v1",      17_400, 15),
-    ("certificates.k8s.io",          "v1",      17_300, 15),
-    ("networking.k8s.io",            "v1",      17_200, 15),
-    ("policy",                       "v1",      17_100, 15),
-    ("rbac.authorization.k8s.io",    "v1",      17_000, 15),
-    ("storage.k8s.io",               "v1",      16_800, 15),
-    ("apiextensions.k8s.io",         "v1",      16_700, 15),
-    ("admissionregistration.k8s.io", "v1",      16_700, 15),
-    ("admissionregistration.k8s.io", "v1beta1", 16_700, 12),
-    ("scheduling.k8s.io",            "v1",      16_600, 15),
-    ("coordination.k8s.io",          "v1",      16_500, 15),
-    ("node.k8s.io",                  "v1",      16_300, 15),
-    ("discovery.k8s.io",             "v1",      16_200, 15),
-    ("flowcontrol.apiserver.k8s.io", "v1",      16_100, 21),
-    ("resource.k8s.io",              "v1",      15_900, 20),
-];
-
 /// Settles those of built-in versions, and of custom resources as they are now.
 pub(super) async fn ensure(server: &Arc<ApiServer>, client: &Client) -> Result<(), Error> {
     let mut wanted = custom(server, client).await?;
@@ -89,8 +58,7 @@ pub(super) fn serves_definitions(server: &ApiServer) -> bool {
 }
 
 fn service(group: &str, version: &str, mark: &str) -> APIService {
-    let known = PRIORITIES.iter().find(|(known, of, ..)| *known == group && *of == version);
-    let (group_priority_minimum, version_priority) = known.map_or(CUSTOM, |(_, _, group, version)| (*group, *version));
+    let (group_priority_minimum, version_priority) = priority::of(group, version);
     APIService {
         metadata: ObjectMeta {
             name: Some(format!("{version}.{group}")),
@@ -177,14 +145,6 @@ mod tests {
         assert_eq!(shown("", "v1"), ("v1.".to_owned(), 18_000, 1));
         assert_eq!(shown("apps", "v1"), ("v1.apps".to_owned(), 17_800, 15));
         assert_eq!(shown("example.com", "v1beta1"), ("v1beta1.example.com".to_owned(), 1000, 100));
-    }
-
-    #[test]
-    fn every_built_in_version_has_a_place() {
-        for row in wharf_registry::builtin::rows().iter().filter(|row| row.gvr.group != OWN_GROUP) {
-            let (group, version) = (row.gvr.group.as_ref(), row.gvr.version.as_ref());
-            assert!(PRIORITIES.iter().any(|(known, of, ..)| *known == group && *of == version), "{group}/{version}");
-        }
     }
 
     #[test]

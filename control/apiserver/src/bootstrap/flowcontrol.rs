@@ -3,12 +3,17 @@
 //! Source: `pkg/registry/flowcontrol/{rest,ensurer}`. Mandatory objects are made, and put right, whatever anybody does.
 //! Suggested ones are made too; their spec is put right only while their annotation says so, or, where it says nothing, while
 //! nobody has changed it. One that was suggested once and is no more goes, under the same condition.
+//! [`tell`] says in each schema's status whether its level is there (`apf_controller.go`).
+
+use std::collections::BTreeSet;
 
 use futures::future::try_join_all;
+use jiff::Timestamp;
 use kube::Client;
-use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use wharf_registry::flowcontrol::{
     AUTO_UPDATE, mandatory_levels, mandatory_schemas, suggested_levels, suggested_schemas,
 };
@@ -16,6 +21,12 @@ use wharf_types::k8s::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfigurat
 use wharf_types::meta::ObjectMeta;
 
 use super::{ATTEMPTS, Error, met_another};
+use crate::verbs::write::whole_seconds;
+
+/// Who makes the objects, and who tells of them, in their managed fields.
+const PRODUCER: &str = "api-priority-and-fairness-config-producer-v1";
+const CONSUMER: &str = "api-priority-and-fairness-config-consumer-v1";
+const DANGLING: &str = "Dangling";
 
 /// What schemas and levels have in common here.
 pub(super) trait Policy:
@@ -51,6 +62,48 @@ pub(super) async fn ensure(client: &Client) -> Result<(), Error> {
     settle_all(&Api::all(client.clone()), mandatory_schemas(), suggested_schemas()).await
 }
 
+/// Writes down of each schema whether its level is there, where its status does not say so already.
+pub(super) async fn tell(client: &Client, now: Timestamp) -> Result<(), Error> {
+    let (schemas, levels) =
+        (Api::<FlowSchema>::all(client.clone()), Api::<PriorityLevelConfiguration>::all(client.clone()));
+    let all = ListParams::default();
+    let levels = levels.list(&all).await.map_err(Error::of::<PriorityLevelConfiguration>("list", ""))?;
+    let levels: BTreeSet<String> = levels.items.into_iter().filter_map(|level| level.metadata.name).collect();
+    let held = schemas.list(&all).await.map_err(Error::of::<FlowSchema>("list", ""))?;
+    let apply = PatchParams::apply(CONSUMER).force();
+    for schema in &held.items {
+        let Some(condition) = dangling(schema, &levels, now) else { continue };
+        let name = schema.metadata.name.as_deref().unwrap_or_default();
+        let told = json!({"apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "FlowSchema",
+            "metadata": {"name": name}, "status": {"conditions": [condition]}});
+        match schemas.patch_status(name, &apply, &Patch::Apply(&told)).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            result => drop(result.map_err(Error::of::<FlowSchema>("tell of", name))?),
+        }
+    }
+    Ok(())
+}
+
+/// The condition that is to be written, if the schema does not have it.
+fn dangling(schema: &FlowSchema, levels: &BTreeSet<String>, now: Timestamp) -> Option<Value> {
+    let level = schema.spec.as_ref().map(|spec| spec.priority_level_configuration.name.as_str()).unwrap_or_default();
+    let (status, reason, rest) = match levels.contains(level) {
+        true => ("False", "Found", "and it exists"),
+        false => ("True", "NotFound", "but there is no such object"),
+    };
+    let message = format!("This FlowSchema references the PriorityLevelConfiguration object named {level:?} {rest}");
+    let mut held = schema.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let held = held.find(|condition| condition.type_.as_deref() == Some(DANGLING));
+    let same = held.is_some_and(|held| {
+        (held.status.as_deref(), held.reason.as_deref(), held.message.as_deref())
+            == (Some(status), Some(reason), Some(&message))
+    });
+    (!same).then(|| {
+        json!({"type": DANGLING, "status": status, "reason": reason, "message": message,
+            "lastTransitionTime": whole_seconds(now)})
+    })
+}
+
 async fn settle_all<K: Policy>(api: &Api<K>, mandatory: Vec<K>, suggested: Vec<K>) -> Result<(), Error> {
     let held = api.list(&ListParams::default()).await.map_err(Error::of::<K>("list", ""))?.items;
     let wanted = mandatory.iter().map(|object| (object, true)).chain(suggested.iter().map(|object| (object, false)));
@@ -68,16 +121,15 @@ async fn settle_all<K: Policy>(api: &Api<K>, mandatory: Vec<K>, suggested: Vec<K
 
 async fn settle<K: Policy>(api: &Api<K>, wanted: &K, mandatory: bool, held: Option<&K>) -> Result<(), Error> {
     let name = wanted.meta().name.clone().unwrap_or_default();
+    let params = PostParams { field_manager: Some(PRODUCER.to_owned()), ..PostParams::default() };
     let mut held = held.cloned();
     let mut attempt = 1;
     loop {
         let written = match &held {
-            None => api.create(&PostParams::default(), wanted).await.map_err(Error::of::<K>("create", &name)),
+            None => api.create(&params, wanted).await.map_err(Error::of::<K>("create", &name)),
             Some(held) => match corrected(held, wanted, mandatory) {
                 None => return Ok(()),
-                Some(next) => {
-                    api.replace(&name, &PostParams::default(), &next).await.map_err(Error::of::<K>("update", &name))
-                }
+                Some(next) => api.replace(&name, &params, &next).await.map_err(Error::of::<K>("update", &name)),
             },
         };
         match written {
@@ -161,6 +213,21 @@ mod tests {
         check(None, 1, true, false, Some(("true", true)));
         check(None, 2, true, false, Some(("false", false)));
         check(None, 2, false, false, Some(("false", true)));
+    }
+
+    #[test]
+    fn a_schema_without_its_level_says_so() {
+        let (now, mut schema) = (Timestamp::UNIX_EPOCH, suggested_schemas().remove(0));
+        let without = dangling(&schema, &BTreeSet::new(), now).expect("a condition");
+        assert_eq!((&without["status"], &without["reason"]), (&json!("True"), &json!("NotFound")));
+        let all: BTreeSet<String> = suggested_levels().into_iter().filter_map(|level| level.metadata.name).collect();
+        let found = dangling(&schema, &all, now).expect("a condition");
+        assert_eq!(
+            found["message"],
+            "This FlowSchema references the PriorityLevelConfiguration object named \"system\" and it exists"
+        );
+        schema.status = serde_json::from_value(json!({"conditions": [found]})).expect("a status");
+        assert_eq!(dangling(&schema, &all, now), None);
     }
 
     #[test]

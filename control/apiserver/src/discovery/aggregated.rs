@@ -140,8 +140,9 @@ mod tests {
         assert_eq!(core["items"].as_array().map(Vec::len), Some(1));
         assert_eq!(core["items"][0]["metadata"], json!({"creationTimestamp": null}));
         let named = list(&groups, false, Api::V2Beta1);
-        assert_eq!(named["items"][0]["metadata"]["name"], "apps");
-        let resources = named["items"][0]["versions"][0]["resources"].as_array().expect("resources");
+        assert_eq!(named["items"][0]["metadata"]["name"], "apiregistration.k8s.io");
+        assert_eq!(named["items"][1]["metadata"]["name"], "apps");
+        let resources = named["items"][1]["versions"][0]["resources"].as_array().expect("resources");
         let deployments = resources.iter().find(|entry| entry["resource"] == "deployments").expect("deployments");
         assert_eq!(deployments["responseKind"], json!({"group": "apps", "version": "v1", "kind": "Deployment"}));
         assert_eq!(

@@ -65,7 +65,7 @@ fn entries(row: &Row) -> Vec<APIResource> {
         verbs: owned(&verbs(row, None)),
         short_names: unless_empty(&row.short_names),
         categories: unless_empty(&row.categories),
-        storage_version_hash: (!row.is_virtual()).then(|| storage_version_hash(&row.gvk)),
+        storage_version_hash: (!row.is_virtual()).then(|| storage_version_hash(&row.stored_gvk())),
         ..APIResource::default()
     };
     let below = subresources(row).into_iter().map(|subresource| below(row, subresource));

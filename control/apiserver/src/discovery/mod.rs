@@ -1,14 +1,15 @@
 //! What the server serves, told from the resource table: the legacy documents and the aggregated one.
 //!
 //! Built for each request: it takes microseconds, and a custom resource shows at once. What can be done to a resource is what
-//! [`route::verbs`] serves; typed in by hand is only the order of groups and what subresources take and give.
+//! [`route::verbs`] serves; typed in by hand are only priorities and what subresources take and give.
 //! Source: `k8s.io/apiserver/pkg/endpoints/discovery` (and `/aggregated`), `pkg/controlplane/instance.go` for the order.
 
 pub mod aggregated;
 pub mod legacy;
+pub mod priority;
 pub mod remote;
 
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use wharf_registry::{Row, Subresource};
@@ -16,31 +17,6 @@ use wharf_types::{GroupVersion, Gvk};
 
 use crate::request::Verb;
 use crate::route;
-
-/// Groups in upstream's order of priority. Groups that are not here, those of custom resources, follow by name.
-const GROUP_ORDER: &[&str] = &[
-    "",
-    "apiregistration.k8s.io",
-    "apps",
-    "events.k8s.io",
-    "authentication.k8s.io",
-    "authorization.k8s.io",
-    "autoscaling",
-    "batch",
-    "certificates.k8s.io",
-    "networking.k8s.io",
-    "policy",
-    "rbac.authorization.k8s.io",
-    "storage.k8s.io",
-    "admissionregistration.k8s.io",
-    "apiextensions.k8s.io",
-    "scheduling.k8s.io",
-    "coordination.k8s.io",
-    "node.k8s.io",
-    "discovery.k8s.io",
-    "resource.k8s.io",
-    "flowcontrol.apiserver.k8s.io",
-];
 
 /// One API group, with its versions in order of preference.
 pub struct Group {
@@ -68,33 +44,20 @@ pub fn groups(rows: &[Arc<Row>]) -> Vec<Group> {
             None => versions.push(Version { group_version: row.gvr.group_version(), rows: vec![row.clone()] }),
         }
     }
-    let rank = |name: &str| GROUP_ORDER.iter().position(|known| *known == name).unwrap_or(GROUP_ORDER.len());
-    groups.sort_by(|a, b| rank(&a.name).cmp(&rank(&b.name)).then_with(|| a.name.cmp(&b.name)));
-    for group in &mut groups {
-        group.versions.sort_by(|a, b| by_preference(&a.group_version.version, &b.group_version.version));
-        for version in &mut group.versions {
+    groups.sort_by_key(|group| (!group.name.is_empty(), Reverse(priority::of_group(&group.name)), group.name.clone()));
+    for Group { name, versions } in &mut groups {
+        versions.sort_by(|a, b| priority::by_version(ranked(name, a), ranked(name, b)));
+        for version in versions {
             version.rows.sort_by(|a, b| a.gvr.resource.cmp(&b.gvr.resource));
         }
     }
     groups
 }
 
-/// `v2` before `v1` before `v1beta2` before `v1beta1` before `v1alpha1` before anything else.
-/// Source: `k8s.io/apimachinery/pkg/version.CompareKubeAwareVersionStrings`.
-fn by_preference(a: &str, b: &str) -> Ordering {
-    let key = |text: &str| -> Option<(u8, u32, u32)> {
-        let rest = text.strip_prefix('v')?;
-        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-        let (major, rest) = (rest[..end].parse().ok()?, &rest[end..]);
-        let stable = |stage: u8, minor: &str| Some((stage, major, minor.parse().ok()?));
-        match (rest, rest.strip_prefix("beta"), rest.strip_prefix("alpha")) {
-            ("", ..) => Some((2, major, 0)),
-            (_, Some(minor), _) => stable(1, minor),
-            (_, _, Some(minor)) => stable(0, minor),
-            _ => None,
-        }
-    };
-    Reverse(key(a)).cmp(&Reverse(key(b))).then_with(|| a.cmp(b))
+/// A version with its priority in the group.
+fn ranked<'a>(group: &str, version: &'a Version) -> (&'a str, i32) {
+    let name = &*version.group_version.version;
+    (name, priority::of(group, name).1)
 }
 
 /// What can be done to a resource, in the order of names.
@@ -141,19 +104,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_stand_in_order_of_preference() {
-        let mut versions = ["foo10", "v1alpha1", "v1", "v11alpha2", "v2", "v10beta3", "v3beta1", "foo1", "v1beta10"];
-        versions.sort_by(|a, b| by_preference(a, b));
-        assert_eq!(versions, ["v2", "v1", "v10beta3", "v3beta1", "v1beta10", "v11alpha2", "v1alpha1", "foo1", "foo10"]);
-    }
-
-    #[test]
     fn groups_stand_in_upstreams_order() {
         let rows: Vec<Arc<Row>> = wharf_registry::builtin::rows().into_iter().map(Arc::new).collect();
         let names: Vec<String> = groups(&rows).into_iter().map(|group| group.name).collect();
-        let known: Vec<&str> =
-            GROUP_ORDER.iter().copied().filter(|name| names.iter().any(|held| held == name)).collect();
-        assert_eq!(names, known);
-        assert_eq!(names[..2], ["", "apps"]);
+        assert_eq!(names[..4], ["", "apiregistration.k8s.io", "apps", "events.k8s.io"]);
+        assert_eq!(names.last().map(String::as_str), Some("resource.k8s.io"));
     }
 }

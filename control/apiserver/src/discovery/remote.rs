@@ -1,31 +1,51 @@
 //! Groups that other servers serve, added to the documents.
 //!
 //! Source: `k8s.io/kube-aggregator/pkg/apiserver/{handler_apis,handler_discovery}.go`. A group and version that is served here is
-//! told from its rows; another server's after those, in the order of its priorities. One that does not answer is shown by name,
-//! as stale.
+//! told from its rows. Groups, and versions in them, stand in the order of their priorities, whoever serves them. A version whose
+//! server does not answer is shown all the same: as stale, with what was known of it.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use super::{Group, legacy};
+use super::{Group, legacy, priority};
 use crate::aggregate::{Document, Documents};
 
-/// Groups with their versions, both in order of priority.
-fn ordered(remotes: &Documents) -> Vec<(&str, Vec<&Document>)> {
+/// Versions by group, in order of preference.
+fn by_group(remotes: &Documents) -> BTreeMap<&str, Vec<&Document>> {
     let mut groups: BTreeMap<&str, Vec<&Document>> = BTreeMap::new();
     for document in remotes.values() {
         groups.entry(&document.group).or_default().push(document);
     }
-    let mut groups: Vec<_> = groups.into_iter().collect();
-    groups.sort_by_key(|(name, versions)| {
-        (Reverse(versions.iter().map(|version| version.group_priority).max().unwrap_or_default()), *name)
-    });
-    for (_, versions) in &mut groups {
-        versions.sort_by_key(|version| (Reverse(version.version_priority), version.version.clone()));
+    for versions in groups.values_mut() {
+        versions
+            .sort_by(|a, b| priority::by_version((&a.version, a.version_priority), (&b.version, b.version_priority)));
     }
     groups
+}
+
+/// Puts groups, which `name` tells apart, in order: of those in `local` this server serves at least a version.
+fn sort_groups(groups: &mut [Value], local: &BTreeSet<String>, remotes: &Documents, name: fn(&Value) -> &Value) {
+    groups.sort_by_cached_key(|group| {
+        let name = name(group).as_str().unwrap_or_default().to_owned();
+        let theirs = remotes.values().filter(|document| document.group == name).map(|document| document.group_priority);
+        let own = local.contains(&name).then(|| priority::of_group(&name));
+        (Reverse(theirs.chain(own).max()), name)
+    });
+}
+
+/// Puts the versions of a group in order, whoever serves them.
+fn sort_versions(versions: &mut [Value], group: &str, remote: &[&Document]) {
+    let rank = |version: &str| {
+        let theirs = remote.iter().find(|document| document.version == version);
+        theirs.map_or_else(|| priority::of(group, version).1, |document| document.version_priority)
+    };
+    versions.sort_by(|a, b| {
+        let name = |version: &'_ Value| version["version"].as_str().unwrap_or_default().to_owned();
+        let (a, b) = (name(a), name(b));
+        priority::by_version((&a, rank(&a)), (&b, rank(&b)))
+    });
 }
 
 fn shown(group: &str, version: &str) -> Value {
@@ -39,15 +59,14 @@ fn body(name: &str, versions: &[&Document]) -> Value {
 
 /// `/apis/GROUP`; none where nobody serves the group.
 pub fn group(local: Option<&Group>, remotes: &Documents, name: &str) -> Option<Value> {
-    let found = ordered(remotes).into_iter().find(|(group, _)| *group == name);
-    match (local, found) {
-        (Some(local), Some((_, versions))) => {
+    match (local, by_group(remotes).remove(name)) {
+        (Some(local), Some(versions)) => {
             let mut document = legacy::group(local);
             add_versions(&mut document, name, &versions);
             Some(document)
         }
         (Some(local), None) => Some(legacy::group(local)),
-        (None, Some((_, versions))) => {
+        (None, Some(versions)) => {
             let mut document = body(name, &versions);
             document["kind"] = json!("APIGroup");
             document["apiVersion"] = json!("v1");
@@ -57,30 +76,35 @@ pub fn group(local: Option<&Group>, remotes: &Documents, name: &str) -> Option<V
     }
 }
 
-fn add_versions(document: &mut Value, name: &str, versions: &[&Document]) {
+fn add_versions(document: &mut Value, name: &str, remote: &[&Document]) {
     let Some(listed) = document["versions"].as_array_mut() else { return };
-    for version in versions {
-        if !listed.iter().any(|held| held["version"] == version.version) {
-            listed.push(shown(name, &version.version));
-        }
-    }
+    let new = remote.iter().filter(|new| !listed.iter().any(|held| held["version"] == new.version));
+    let new: Vec<Value> = new.map(|version| shown(name, &version.version)).collect();
+    listed.extend(new);
+    sort_versions(listed, name, remote);
+    document["preferredVersion"] = document["versions"][0].clone();
 }
 
 /// Into `/apis`.
 pub fn add_groups(document: &mut Value, remotes: &Documents) {
     let Some(groups) = document["groups"].as_array_mut() else { return };
-    for (name, versions) in ordered(remotes) {
+    let name = |group: &Value| group["name"].as_str().unwrap_or_default().to_owned();
+    let local: BTreeSet<String> = groups.iter().map(name).collect();
+    for (name, versions) in by_group(remotes) {
         match groups.iter_mut().find(|group| group["name"] == name) {
             Some(group) => add_versions(group, name, &versions),
             None => groups.push(body(name, &versions)),
         }
     }
+    sort_groups(groups, &local, remotes, |group| &group["name"]);
 }
 
 /// Into the document that tells everything at once.
 pub fn add_aggregated(document: &mut Value, remotes: &Documents) {
     let Some(items) = document["items"].as_array_mut() else { return };
-    for (name, versions) in ordered(remotes) {
+    let name = |item: &Value| item["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let local: BTreeSet<String> = items.iter().map(name).collect();
+    for (name, versions) in by_group(remotes) {
         let told: Vec<Value> = versions.iter().map(|version| aggregated(version)).collect();
         match items.iter_mut().find(|item| item["metadata"]["name"] == name) {
             Some(item) => {
@@ -88,10 +112,12 @@ pub fn add_aggregated(document: &mut Value, remotes: &Documents) {
                 let new: Vec<Value> =
                     told.into_iter().filter(|new| !held.iter().any(|held| held["version"] == new["version"])).collect();
                 held.extend(new);
+                sort_versions(held, name, &versions);
             }
             None => items.push(json!({"metadata": {"name": name, "creationTimestamp": null}, "versions": told})),
         }
     }
+    sort_groups(items, &local, remotes, |item| &item["metadata"]["name"]);
 }
 
 /// A version from its server's legacy `APIResourceList`.
@@ -144,11 +170,11 @@ mod tests {
         let document = |group: &str, version: &str, priority: i32, resources: Option<Value>| Document {
             group: group.to_owned(),
             version: version.to_owned(),
-            group_priority: 100,
+            group_priority: 2000,
             version_priority: priority,
             available: resources.is_some(),
             resources,
-            openapi: None,
+            ..Document::default()
         };
         let list = json!({"resources": [
             {"name": "flunders", "singularName": "flunder", "namespaced": true, "kind": "Flunder", "verbs": ["get"]},
@@ -162,11 +188,11 @@ mod tests {
 
     #[test]
     fn another_servers_group_is_listed_by_its_priorities() {
-        let mut list = json!({"groups": [{"name": "apps", "versions": []}]});
+        let mut list = json!({"groups": [{"name": "apps", "versions": []}, {"name": "custom.io", "versions": []}]});
         add_groups(&mut list, &remotes());
         let names: Vec<&str> =
             list["groups"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect();
-        assert_eq!(names, ["apps", "wardle"]);
+        assert_eq!(names, ["apps", "wardle", "custom.io"]);
         assert_eq!(list["groups"][1]["preferredVersion"], json!({"groupVersion": "wardle/v2", "version": "v2"}));
         let one = group(None, &remotes(), "wardle").unwrap();
         assert_eq!((&one["kind"], one["versions"].as_array().unwrap().len()), (&json!("APIGroup"), 2));

@@ -3,10 +3,9 @@
 //! Source: KEP-1040, `k8s.io/apiserver/pkg/util/flowcontrol`. A request is sorted by the flow schemas into a priority level, which
 //! has seats of its own; within a level, flows that wait share its seats by fair queuing. Levels lend what they do not use.
 //! The configuration is read again when its objects have changed, by the request that finds them so. Where nothing is stored
-//! yet the defaults hold, and those that are mandatory always do.
+//! yet, what `wharf_registry::flowcontrol` suggests holds; what it makes mandatory always does.
 //! Absent on purpose: a timer. Seats are divided anew by the first request after a period.
 
-mod defaults;
 mod level;
 mod metrics;
 mod schema;
@@ -24,6 +23,7 @@ use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName};
 use parking_lot::Mutex;
 use wharf_auth::User;
+use wharf_registry::flowcontrol::{mandatory_levels, mandatory_schemas, suggested_levels, suggested_schemas};
 use wharf_types::k8s::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
 
 pub use self::level::{Figures, Level, Refusal, Ticket};
@@ -150,19 +150,15 @@ impl Fairness {
     fn configure(&self, schemas: &[FlowSchema], levels: &[PriorityLevelConfiguration]) {
         let now = Instant::now();
         let is_empty = schemas.is_empty() && levels.is_empty();
-        let is_mandatory = |name: &str| name == defaults::EXEMPT || name == defaults::CATCH_ALL;
-        let mut specs: Vec<(String, String, Spec)> = levels
+        let suggested = if is_empty { suggested_levels() } else { Vec::new() };
+        let levels = in_force(levels, mandatory_levels().into_iter().chain(suggested));
+        let specs: Vec<(String, String, Spec)> = levels
             .iter()
             .filter_map(|object| {
                 let meta = &object.metadata;
                 Some((meta.name.clone()?, meta.uid.clone().unwrap_or_default(), Spec::read(object)?))
             })
             .collect();
-        for (name, spec) in defaults::levels() {
-            if (is_empty || is_mandatory(name)) && !specs.iter().any(|(held, _, _)| held == name) {
-                specs.push((name.to_owned(), String::new(), spec));
-            }
-        }
         let bounds = shares::bounds(&specs.iter().map(|(_, _, spec)| *spec).collect::<Vec<_>>(), self.total);
         let held = self.config.load();
         let mut by_name: HashMap<&str, Arc<Level>> = HashMap::new();
@@ -176,13 +172,9 @@ impl Fairness {
             level.configure(*spec, bounds);
             by_name.insert(name, level);
         }
+        let suggested = if is_empty { suggested_schemas() } else { Vec::new() };
+        let schemas = in_force(schemas, mandatory_schemas().into_iter().chain(suggested));
         let mut sorted: Vec<Schema> = schemas.iter().filter_map(Schema::read).collect();
-        for schema in defaults::schemas() {
-            let is_wanted = is_empty || is_mandatory(&schema.name);
-            if is_wanted && !sorted.iter().any(|held| held.name == schema.name) {
-                sorted.push(schema);
-            }
-        }
         sorted.sort_by(|a, b| (a.precedence, &a.name).cmp(&(b.precedence, &b.name)));
         // A schema whose level is missing leads nowhere, and is passed over.
         let schemas = sorted.into_iter().filter_map(|schema| {
@@ -225,6 +217,13 @@ impl Fairness {
     pub fn show(&self) {
         self.config.load().levels.iter().for_each(|level| self.metrics.show(&level.name, &level.figures()));
     }
+}
+
+/// What is stored, and of the rest what has no object of its name.
+fn in_force<K: Clone + kube::Resource>(stored: &[K], rest: impl Iterator<Item = K>) -> Vec<K> {
+    let is_stored = |object: &K| stored.iter().any(|held| held.meta().name == object.meta().name);
+    let rest: Vec<K> = rest.filter(|object| !is_stored(object)).collect();
+    stored.iter().cloned().chain(rest).collect()
 }
 
 #[cfg(test)]
@@ -281,6 +280,8 @@ mod tests {
     #[test]
     fn every_default_schema_leads_somewhere() {
         let config = Fairness::default().config.load_full();
-        assert_eq!((config.schemas.len(), config.levels.len()), (defaults::schemas().len(), defaults::levels().len()));
+        let schemas = mandatory_schemas().len() + suggested_schemas().len();
+        let levels = mandatory_levels().len() + suggested_levels().len();
+        assert_eq!((config.schemas.len(), config.levels.len()), (schemas, levels));
     }
 }

@@ -175,8 +175,8 @@ impl NonResources {
 #[cfg(test)]
 mod tests {
     use http::Method;
+    use wharf_registry::flowcontrol::{mandatory_schemas, suggested_schemas};
 
-    use super::super::defaults;
     use super::*;
     use crate::query::Query;
 
@@ -185,7 +185,9 @@ mod tests {
     fn check(user: &User, method: Method, uri: &str, expected: &str) {
         let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
         let info = Info::parse(&method, path, &Query::parse(query));
-        let schemas = defaults::schemas();
+        let mut schemas: Vec<Schema> =
+            mandatory_schemas().iter().chain(&suggested_schemas()).filter_map(Schema::read).collect();
+        schemas.sort_by_key(|schema| schema.precedence);
         let found = schemas.iter().find(|schema| schema.matches(user, &info)).map(|schema| schema.name.as_str());
         assert_eq!(found, Some(expected), "{} {uri}", user.name);
     }

@@ -1,6 +1,6 @@
-//! `pods/binding`: a scheduler's word on where a pod runs.
+//! `pods/binding`, and `bindings`, which names the pod in the body: a scheduler's word on where a pod runs.
 //!
-//! Source: `pkg/registry/core/pod/storage/storage.go` (`BindingREST`). A pod is bound once.
+//! Source: `pkg/registry/core/pod/storage/storage.go` (`BindingREST`, `LegacyBindingREST`). A pod is bound once.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -25,7 +25,11 @@ pub async fn create(call: &mut Call, bytes: Bytes) -> Result<Reply, ApiError> {
         body::typed::<Binding>(&bytes, &call.headers, &Gvk::of::<Binding>())?;
     call.warn(body::judge(strict, options.validation, &Gvk::of::<Binding>())?);
     settle_namespace(call.namespace.as_deref(), &mut binding.metadata)?;
-    if binding.metadata.name.as_deref() != Some(call.name.as_str()) {
+    let named = binding.metadata.name.clone().unwrap_or_default();
+    if call.subresource.is_none() {
+        call.name.clone_from(&named);
+    }
+    if named != call.name {
         return Err(ApiError::bad_request("name in URL does not match name in Binding object"));
     }
     let mut write = call.attributes(Operation::Create, Some(Box::new(binding)), None, options.dry_run);
@@ -33,15 +37,26 @@ pub async fn create(call: &mut Call, bytes: Bytes) -> Result<Reply, ApiError> {
     let admitted = write.object.as_deref().and_then(|object| object.downcast_ref::<Binding>());
     let binding = admitted.cloned().ok_or_else(|| ApiError::internal("an admission plugin took the binding away"))?;
     validate(&binding)?;
+    if named.is_empty() {
+        return Err(ApiError::bad_request("Name parameter required."));
+    }
     call.validate(&write).await?;
     let (now, name) = (whole_seconds(call.now), call.name.clone());
-    write::change(call, options.dry_run, &mut |object| {
+    let mut turned = None;
+    if call.subresource.is_none() {
+        turned = call.toward(&pods(), &name);
+    }
+    write::change(turned.as_mut().unwrap_or(call), options.dry_run, &mut |object| {
         let pod = object.downcast_mut::<Pod>().ok_or_else(|| ApiError::internal("only a pod is bound"))?;
         bind(pod, &binding, now).map_err(|why| ApiError::conflict(&subject(), &name, why))
     })
     .await?;
     let status = Status { status: Some("Success".to_owned()), code: Some(201), ..Status::default() };
     Ok(Reply::plain(StatusCode::CREATED, &status))
+}
+
+pub fn pods() -> Gvr {
+    Gvr { group: "".into(), version: "v1".into(), resource: "pods".into() }
 }
 
 fn subject() -> Gvr {

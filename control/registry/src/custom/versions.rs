@@ -82,6 +82,10 @@ impl Convert for Version {
         self.slot
     }
 
+    fn stored_version(&self) -> String {
+        self.family.api_version(&self.family.stored)
+    }
+
     fn concerns(&self, revision: u64) -> bool {
         self.name != self.family.stored || revision <= self.family.settled
     }

@@ -31,6 +31,10 @@ impl Strategy for AllEndpoints {
         subsets.flat_map(|(index, subset)| validate_subset(subset, &path.index(index))).collect()
     }
 
+    fn deprecation(&self) -> Option<&'static str> {
+        Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+    }
+
     fn allow_create_on_update(&self) -> bool {
         true
     }

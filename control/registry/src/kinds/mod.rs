@@ -3,6 +3,7 @@
 pub mod apiservice;
 pub mod clusterrole;
 pub mod clusterrolebinding;
+pub mod componentstatus;
 pub mod configmap;
 pub mod controllerrevision;
 pub mod crd;

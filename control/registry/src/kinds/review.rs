@@ -1,9 +1,10 @@
-//! Reviews: kinds that are asked, not stored. What they must hold is checked where they are answered.
+//! Reviews, and bindings: kinds that are created and not stored. What they must hold is checked where they are answered.
 
 use wharf_types::k8s::api::authentication::v1::{SelfSubjectReview, TokenReview};
 use wharf_types::k8s::api::authorization::v1::{
     LocalSubjectAccessReview, SelfSubjectAccessReview, SelfSubjectRulesReview, SubjectAccessReview,
 };
+use wharf_types::k8s::api::core::v1::Binding;
 
 use crate::strategy::Strategy;
 
@@ -19,6 +20,7 @@ macro_rules! reviews {
 }
 
 reviews! {
+    Bindings of Binding
     SelfSubjectReviews of SelfSubjectReview
     TokenReviews of TokenReview
     LocalSubjectAccessReviews of LocalSubjectAccessReview

@@ -28,8 +28,8 @@ pub fn to_v1(object: &mut Value) {
     annotate(object, METRICS, (!others.is_empty()).then(|| others.into()));
 
     let current = list(take(object, "status", "currentMetrics"));
-    let shares = current.iter().filter(|metric| is_cpu(metric)).map(|metric| share_of(metric, "current"));
-    if let Some(share) = shares.filter(|share| !share.is_null()).next_back() {
+    let mut shares = current.iter().filter(|metric| is_cpu(metric)).map(|metric| share_of(metric, "current"));
+    if let Some(share) = shares.rfind(|share| !share.is_null()) {
         object["status"]["currentCPUUtilizationPercentage"] = share;
     }
     let current: Vec<Value> = current.iter().map(|metric| metric::older(metric, "current")).collect();
