@@ -16,14 +16,14 @@ use http_body_util::{BodyExt, Limited};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::{APIService, APIServiceSpec};
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::{APIService, APIServiceCondition, APIServiceSpec};
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::watcher;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use wharf_auth::{MASTERS, User};
-use wharf_types::meta::ObjectMeta;
+use wharf_types::meta::{ObjectMeta, Time};
 
 use super::judge::{self, Verdict};
 use super::{Document, Documents, GROUP, IDENTITY, Swagger, backing, headers};
@@ -41,6 +41,8 @@ const ASKED_MAX: usize = 16;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest document that is read from another server.
 const DOCUMENT_MAX: usize = 16 << 20;
+
+const AVAILABLE: &str = "Available";
 
 /// The authorities that extension servers trust, in PEM.
 #[derive(Clone, Debug, Default)]
@@ -234,27 +236,41 @@ async fn tell(
     verdict: &Verdict,
     now: Timestamp,
 ) -> Result<(), kube::Error> {
-    let held = service.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let held = held.into_iter().find(|condition| condition.type_ == "Available");
-    let status = if verdict.available { "True" } else { "False" };
-    let same = held.is_some_and(|held| {
-        held.status == status
-            && held.reason.as_deref() == Some(verdict.reason)
-            && held.message.as_deref() == Some(&verdict.message)
-    });
-    if same {
-        return Ok(());
-    }
-    let since = held.filter(|held| held.status == status).and_then(|held| held.last_transition_time.clone());
-    let since = since.map_or_else(|| json!(whole_seconds(now)), |since| json!(since));
-    let condition = json!({"type": "Available", "status": status, "reason": verdict.reason,
-        "message": verdict.message, "lastTransitionTime": since});
-    let patch = Patch::Merge(json!({"status": {"conditions": [condition]}}));
+    let held = service.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let Some(conditions) = with(held, verdict, now) else { return Ok(()) };
+    // Conditions are a list, so what somebody else has just added would be lost.
+    let only = json!({"resourceVersion": service.metadata.resource_version});
+    let patch = Patch::Merge(json!({"metadata": only, "status": {"conditions": conditions}}));
     let api: Api<APIService> = Api::all(client.clone());
     match api.patch_status(name, &PatchParams::default(), &patch).await {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        // Gone, or changed: then it is judged again.
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
         result => result.map(drop),
     }
+}
+
+/// Pure: the conditions with the verdict among them; none if it is there already.
+fn with(held: &[APIServiceCondition], verdict: &Verdict, now: Timestamp) -> Option<Vec<APIServiceCondition>> {
+    let status = if verdict.available { "True" } else { "False" };
+    let mut conditions = held.to_vec();
+    let place = conditions.iter().position(|condition| condition.type_ == AVAILABLE);
+    let old = place.map(|place| &conditions[place]);
+    let since = old.filter(|old| old.status == status).and_then(|old| old.last_transition_time.clone());
+    let new = APIServiceCondition {
+        type_: AVAILABLE.to_owned(),
+        status: status.to_owned(),
+        reason: Some(verdict.reason.to_owned()),
+        message: Some(verdict.message.clone()),
+        last_transition_time: Some(since.unwrap_or_else(|| Time(whole_seconds(now)))),
+    };
+    if old == Some(&new) {
+        return None;
+    }
+    match place {
+        Some(place) => conditions[place] = new,
+        None => conditions.push(new),
+    }
+    Some(conditions)
 }
 
 const TRUST: &str = "extension-apiserver-authentication";
@@ -276,4 +292,39 @@ fn trust_map(authorities: &Authorities) -> ConfigMap {
     let metadata =
         ObjectMeta { name: Some(TRUST.to_owned()), namespace: Some("kube-system".to_owned()), ..ObjectMeta::default() };
     ConfigMap { metadata, data: Some(data), ..ConfigMap::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn condition(kind: &str, status: &str) -> APIServiceCondition {
+        APIServiceCondition {
+            type_: kind.to_owned(),
+            status: status.to_owned(),
+            reason: Some("Passed".to_owned()),
+            message: Some("all checks passed".to_owned()),
+            last_transition_time: Some(Time(Timestamp::UNIX_EPOCH)),
+        }
+    }
+
+    fn check(held: &[APIServiceCondition], expected: Option<&[(&str, &str, i64)]>) {
+        let now = "2024-05-01T12:00:00Z".parse().expect("a time");
+        let written = with(held, &Verdict::passed(), now);
+        let shown = written.as_ref().map(|all| {
+            let since =
+                |it: &APIServiceCondition| it.last_transition_time.as_ref().map_or(0, |time| time.0.as_second());
+            all.iter().map(|it| (it.type_.as_str(), it.status.as_str(), since(it))).collect::<Vec<_>>()
+        });
+        assert_eq!(shown.as_deref(), expected);
+    }
+
+    #[test]
+    fn what_others_say_of_a_service_stays() {
+        const NOON: i64 = 1_714_564_800;
+        check(&[condition("Available", "True")], None);
+        check(&[], Some(&[("Available", "True", NOON)]));
+        let both = [condition("Available", "False"), condition("Other", "True")];
+        check(&both, Some(&[("Available", "True", NOON), ("Other", "True", 0)]));
+    }
 }
