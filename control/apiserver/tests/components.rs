@@ -16,6 +16,9 @@ fn names(list: &Value) -> Vec<&str> {
 
 async fn api() -> Api {
     let api = Api::new().await;
+    while !api.server.cache.is_feeding() {
+        tokio::task::yield_now().await;
+    }
     api.server.components.add(Check::new("scheduler", || Err("its task has ended".to_owned())));
     api
 }

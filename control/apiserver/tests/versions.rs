@@ -116,8 +116,8 @@ async fn an_event_of_the_newer_shape_is_patched_updated_and_selected() {
         event
     };
     let mut wanted = bare(api.get(&one).await.expect(200));
-    api.patch(&one, "strategic-merge", &json!({"note": "patched"})).await.expect(200);
-    wanted["note"] = json!("patched");
+    wanted["series"] = json!({"count": 2, "lastObservedTime": "2017-09-19T13:49:11.000000Z"});
+    api.patch(&one, "strategic-merge", &json!({"series": wanted["series"]})).await.expect(200);
     let held = api.get(&one).await.expect(200);
     assert_eq!(bare(held.clone()), wanted);
     let mut next = held;
