@@ -158,17 +158,17 @@ async fn judge(server: &ApiServer, name: &str, spec: &APIServiceSpec) -> (Verdic
     (verdict, Some(document))
 }
 
-/// Takes up what a server says of its schemas. One that says nothing has none.
+/// Takes up what a server says of its schemas; what was known of them stays while it says nothing.
 async fn read_schemas(server: &ApiServer, name: &str, spec: &APIServiceSpec, address: &str, document: &mut Document) {
-    let index = get(server, name, spec, address, "/openapi/v3").await.unwrap_or_default();
-    let listed = &index["paths"][format!("apis/{}/{}", document.group, document.version)]["serverRelativeURL"];
-    document.openapi = listed.as_str().and_then(|url| url.split_once("hash=")).map(|(_, hash)| hash.to_owned());
+    if let Ok(index) = get(server, name, spec, address, "/openapi/v3").await {
+        let listed = &index["paths"][format!("apis/{}/{}", document.group, document.version)]["serverRelativeURL"];
+        document.openapi = listed.as_str().and_then(|url| url.split_once("hash=")).map(|(_, hash)| hash.to_owned());
+    }
     let held = document.swagger.take();
     let tag = held.as_ref().and_then(|held| held.tag.clone());
     document.swagger = match ask(server, name, spec, address, "/openapi/v2", tag.as_deref()).await {
-        Ok(Answer::Unchanged) => held,
+        Ok(Answer::Unchanged) | Err(_) => held,
         Ok(Answer::Document { value, tag }) => Some(Swagger { document: Arc::new(value), tag }),
-        Err(_) => None,
     };
 }
 
