@@ -1,5 +1,6 @@
 //! The parts of a cluster, put together.
 
+pub mod admission;
 pub mod audit;
 pub mod authn;
 pub mod node;

@@ -32,6 +32,7 @@ use wharf_types::Gvr;
 
 use crate::data::DataDir;
 use crate::process;
+use crate::roles::admission;
 use crate::roles::audit::{self, AuditArgs};
 use crate::roles::authn::{self, Authentication, AuthnArgs};
 
@@ -61,6 +62,9 @@ pub struct ServerArgs {
     /// Admission plugins not to run, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub disable_admission_plugins: Vec<String>,
+    /// What admission plugins are told: a file of kind AdmissionConfiguration
+    #[arg(long, value_name = "FILE")]
+    pub admission_control_config_file: Option<PathBuf>,
     #[command(flatten)]
     pub authn: AuthnArgs,
     #[command(flatten)]
@@ -274,8 +278,11 @@ async fn api_server(
     let options = wharf_apiserver::Options {
         table,
         cache,
-        admission: wharf_admission::Chain::select(&args.enable_admission_plugins, &args.disable_admission_plugins)
-            .context("choose the admission plugins")?,
+        admission: admission::configured(
+            wharf_admission::Chain::select(&args.enable_admission_plugins, &args.disable_admission_plugins)
+                .context("choose the admission plugins")?,
+            args.admission_control_config_file.as_deref(),
+        )?,
         authenticator: requests,
         tokens: Some(tokens),
         token_key: Some(key),

@@ -10,6 +10,7 @@ use wharf_auth::{Attributes as Asked, Decision, User};
 use wharf_machinery::cel::{Error, Object, Value, Variables};
 
 use crate::Reader;
+use crate::subject::View;
 
 /// What all expressions of a write share.
 #[derive(Clone, Copy)]
@@ -24,6 +25,17 @@ pub struct Activation<'a> {
 }
 
 impl<'a> Activation<'a> {
+    pub fn new(
+        view: &'a View,
+        namespace: Option<&'a Json>,
+        params: Option<&'a Json>,
+        user: &'a User,
+        cluster: &'a dyn Reader,
+    ) -> Self {
+        let (object, old, request) = (view.object.as_ref(), view.old.as_ref(), &view.request);
+        Self { object, old, request, namespace, params, user, cluster }
+    }
+
     pub fn variables(&self) -> Variables<'a> {
         let or_null = |json: Option<&'a Json>| json.unwrap_or(&Json::Null);
         Variables::default()

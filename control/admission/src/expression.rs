@@ -39,4 +39,9 @@ impl Expression {
             error => Failure::Own(format!("expression '{text}' resulted in error: {error}")),
         })
     }
+
+    /// What is wrong with the names of the objects that the expression makes.
+    pub fn misnamed(&self) -> Vec<String> {
+        self.program.as_ref().map_or_else(|_| Vec::new(), |program| program.misnamed("Object"))
+    }
 }

@@ -6,6 +6,8 @@
 
 mod activation;
 mod conditions;
+pub mod config;
+mod connect;
 mod expression;
 mod matching;
 pub mod plugins;
@@ -14,10 +16,18 @@ mod reinvocation;
 mod subject;
 mod webhook;
 
+/// Calls to webhooks, for who else has some to call.
+pub mod outgoing {
+    pub use crate::webhook::{CallError, Clients, FindService, ServiceTarget, Target};
+}
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+pub use config::Configuration;
+pub use connect::ConnectOptions;
 pub use reinvocation::Reinvocation;
 use serde_json::Value;
 use wharf_auth::{Decision, User};
@@ -50,10 +60,19 @@ pub struct Attributes {
     /// `CreateOptions` and the like, as webhooks are sent them. None where there are none.
     pub options: Option<Value>,
     pub reinvocation: Reinvocation,
+    pub managed: Managed,
+}
+
+/// Managed fields, which travel beside the objects as JSON text. They are read only where somebody is shown a whole object.
+#[derive(Clone, Debug, Default)]
+pub struct Managed {
+    /// Of the new object. Whoever changes the object as JSON may change them, too.
+    pub new: Option<Bytes>,
+    pub old: Option<Bytes>,
 }
 
 /// What plugins leave behind beside their verdict.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Notes {
     /// Sent as `Warning` headers.
     pub warnings: Vec<String>,
@@ -78,6 +97,10 @@ pub trait Reader: Send + Sync {
     fn row_of(&self, _api_version: &str, _kind: &str) -> Option<Arc<Row>> {
         None
     }
+    /// Every row that shows the objects of a row in some version, that row among them.
+    fn versions(&self, _row: &Row) -> Arc<[Arc<Row>]> {
+        Arc::default()
+    }
     /// Asks the server's own authorizer.
     async fn authorize(&self, user: &User, attributes: &wharf_auth::Attributes) -> Decision;
 
@@ -95,10 +118,9 @@ pub trait Plugin: Send + Sync + 'static {
 
     fn handles(&self, operation: Operation) -> bool;
 
-    /// True where the plugin looks at whole objects as JSON, and so must see `metadata.managedFields`, which objects go
-    /// through the chain without. Costs a decoding for each write: say so only while there is somebody to show them to.
-    fn sees_managed_fields(&self, _cluster: &dyn Reader) -> bool {
-        false
+    /// Takes the plugin's part of the configuration, before anything is asked of it; most have none to take.
+    fn configure(&mut self, _part: Option<&serde_yaml::Value>, _load: &config::Load<'_>) -> Result<(), String> {
+        Ok(())
     }
 
     async fn admit(&self, _write: &mut Attributes, _cluster: &dyn Reader, _notes: &mut Notes) -> Result<(), ApiError> {
@@ -117,6 +139,8 @@ pub enum SelectError {
     Unknown(String),
     #[error("admission plugin {0:?} is both enabled and disabled")]
     Both(String),
+    #[error("couldn't init admission plugin {plugin:?}: {why}")]
+    Configure { plugin: &'static str, why: String },
 }
 
 /// Plugins in the order in which they run.
@@ -156,17 +180,22 @@ impl Chain {
         Ok(Self::new(all.into_iter().filter(|plugin| is_on(&**plugin)).collect()))
     }
 
+    /// Gives each plugin its part of the configuration; `load` reads the files that a part names.
+    pub fn configured(mut self, parts: &Configuration, load: &config::Load<'_>) -> Result<Self, SelectError> {
+        for plugin in &mut self.plugins {
+            let name = plugin.name();
+            let taken = plugin.configure(parts.of(name), load);
+            taken.map_err(|why| SelectError::Configure { plugin: name, why })?;
+        }
+        Ok(self)
+    }
+
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.plugins.iter().map(|plugin| plugin.name())
     }
 
     pub fn handles(&self, operation: Operation) -> bool {
         self.plugins.iter().any(|plugin| plugin.handles(operation))
-    }
-
-    /// True where some plugin that takes part must see managed fields.
-    pub fn sees_managed_fields(&self, operation: Operation, cluster: &dyn Reader) -> bool {
-        self.plugins.iter().any(|plugin| plugin.handles(operation) && plugin.sees_managed_fields(cluster))
     }
 
     /// Runs the mutating side of each plugin, and all of them once more where a webhook or policy has changed something.

@@ -1,11 +1,14 @@
 //! Whether a webhook or a policy is about a write: rules, and selectors of namespaces and objects.
 //!
-//! Source: `k8s.io/apiserver/pkg/admission/plugin/webhook/predicates`. Rules are compared as they stand; selectors are
-//! compiled once.
+//! Source: `k8s.io/apiserver/pkg/admission/plugin/webhook/{generic,predicates}` and `plugin/policy/matching`. Rules are compared as
+//! they stand; selectors are compiled once. A rule for another version of the same objects matches too, unless the match policy
+//! is `Exact`: the answer is the row in whose version the write is to be shown.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use wharf_machinery::selector::LabelSelector;
+use wharf_registry::Row;
 use wharf_types::k8s::api::admissionregistration::v1::{MatchResources, NamedRuleWithOperations, RuleWithOperations};
 use wharf_types::{AnyObject, ApiError, Gvr, meta};
 
@@ -100,8 +103,15 @@ pub struct Matcher {
     excluded: Vec<Rule>,
     /// True without rules: a binding that says nothing of resources means all.
     everything: bool,
+    /// False where only the version of the request counts.
+    equivalent: bool,
     namespaces: LabelSelector,
     objects: LabelSelector,
+}
+
+/// What the API fills in is `Equivalent`.
+fn is_equivalent(policy: Option<&String>) -> bool {
+    policy.is_some_and(|policy| policy == "Equivalent")
 }
 
 fn compile(selector: Option<&meta::LabelSelector>) -> LabelSelector {
@@ -119,6 +129,7 @@ impl Matcher {
     /// Of a webhook.
     pub fn new(
         rules: Option<Vec<RuleWithOperations>>,
+        policy: Option<&String>,
         namespaces: Option<&meta::LabelSelector>,
         objects: Option<&meta::LabelSelector>,
     ) -> Self {
@@ -126,18 +137,35 @@ impl Matcher {
             rules: all(rules),
             excluded: Vec::new(),
             everything: false,
+            equivalent: is_equivalent(policy),
             namespaces: compile(namespaces),
             objects: compile(objects),
         }
     }
 
-    /// Whether the write is one of those that the webhook is about.
-    pub fn matches(&self, write: &Attributes, cluster: &dyn Reader) -> Result<bool, ApiError> {
-        let gvr = &write.row.gvr;
+    /// The row in whose version the write is to be shown, if it is one of those that the webhook is about.
+    pub fn matches(&self, write: &Attributes, cluster: &dyn Reader) -> Result<Option<Arc<Row>>, ApiError> {
         // The rules are cheap and say no most of the time. An error of a selector is one of those who are asked only.
-        let about = (self.everything || self.rules.iter().any(|rule| rule.matches(write, gvr)))
-            && !self.excluded.iter().any(|rule| rule.matches(write, gvr));
-        Ok(about && self.selects_object(write) && self.selects_namespace(write, cluster)?)
+        if self.find(&self.excluded, write, cluster).is_some() {
+            return Ok(None);
+        }
+        let row = if self.everything { Some(write.row.clone()) } else { self.find(&self.rules, write, cluster) };
+        let Some(row) = row else { return Ok(None) };
+        Ok((self.selects_object(write) && self.selects_namespace(write, cluster)?).then_some(row))
+    }
+
+    /// The version of the request goes before all others; of those the first that a rule names.
+    fn find(&self, rules: &[Rule], write: &Attributes, cluster: &dyn Reader) -> Option<Arc<Row>> {
+        if rules.iter().any(|rule| rule.matches(write, &write.row.gvr)) {
+            return Some(write.row.clone());
+        }
+        if !self.equivalent || rules.is_empty() {
+            return None;
+        }
+        let versions = cluster.versions(&write.row);
+        let fits = |row: &&Arc<Row>| row.gvr != write.row.gvr && write.subresource.is_none_or(|part| row.has(part));
+        let found = |rule: &Rule| versions.iter().filter(fits).find(|row| rule.matches(write, &row.gvr)).cloned();
+        rules.iter().find_map(found)
     }
 
     /// Either of the objects will do: neither comes in nor goes out unseen.
@@ -178,6 +206,7 @@ impl From<MatchResources> for Matcher {
             namespaces: compile(from.namespace_selector.as_ref()),
             objects: compile(from.object_selector.as_ref()),
             everything: from.resource_rules.as_ref().is_none_or(Vec::is_empty),
+            equivalent: is_equivalent(from.match_policy.as_ref()),
             rules: all(from.resource_rules),
             excluded: all(from.exclude_resource_rules),
         }
@@ -201,7 +230,7 @@ mod tests {
     #[track_caller]
     fn check(resources: Value, write: &Attributes, expected: bool) {
         let resources: MatchResources = serde_json::from_value(resources).expect("match resources");
-        assert_eq!(Matcher::from(resources).matches(write, &cluster()).expect("a verdict"), expected);
+        assert_eq!(Matcher::from(resources).matches(write, &cluster()).expect("a verdict").is_some(), expected);
     }
 
     fn rule(resource: &str, operation: &str) -> Value {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use http::HeaderMap;
 use jiff::Timestamp;
-use wharf_admission::{Attributes, Notes, Operation, Reader};
+use wharf_admission::{Attributes, Managed, Notes, Operation, Reader};
 use wharf_auth::{Decision, User};
 use wharf_cache::{Collection, Entry, Error as CacheError};
 use wharf_machinery::apply::text;
@@ -123,42 +123,15 @@ impl Call {
         escalation::check(self, write).await
     }
 
-    /// As [`Call::admit`], for a write whose managed fields travel beside it: a plugin that must see them is shown them, and
-    /// what it makes of them counts if it is valid.
-    pub async fn admit_with(
-        &mut self,
-        write: &mut Attributes,
-        managed: &mut Option<Vec<u8>>,
-        held: Option<&[u8]>,
-    ) -> Result<(), ApiError> {
-        if !self.server.admission.sees_managed_fields(write.operation, &Cluster(&self.server)) {
-            return self.admit(write).await;
-        }
-        managed::show(write, managed.as_deref(), held);
+    /// As [`Call::admit`], for a write whose managed fields travel beside it: what a plugin makes of them counts if it is valid.
+    pub async fn admit_with(&mut self, write: &mut Attributes) -> Result<(), ApiError> {
+        let before = write.managed.new.clone();
         self.admit(write).await?;
-        match managed::take_back(write, managed.as_deref()) {
-            Ok(changed) => *managed = changed,
-            Err(why) => self.warn([format!(
+        if let Err(why) = managed::settle(write, before) {
+            self.warn([format!(
                 ".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated mutating admission controller; please fix your requests: {why}"
-            )]),
+            )]);
         }
-        Ok(())
-    }
-
-    /// As [`Call::validate`], for a write whose managed fields travel beside it.
-    pub async fn validate_with(
-        &mut self,
-        write: &mut Attributes,
-        managed: Option<&[u8]>,
-        held: Option<&[u8]>,
-    ) -> Result<(), ApiError> {
-        if !self.server.admission.sees_managed_fields(write.operation, &Cluster(&self.server)) {
-            return self.validate(write).await;
-        }
-        managed::show(write, managed, held);
-        self.validate(write).await?;
-        // Validation changes nothing.
-        let _ = managed::take_back(write, managed);
         Ok(())
     }
 
@@ -211,13 +184,15 @@ impl Call {
             dry_run,
             options: options::admitted(&self.query, operation),
             reinvocation: Default::default(),
+            managed: Managed::default(),
         }
     }
 }
 
 /// True where what is written is an object of the row's kind.
 fn has_own_kind(subresource: Option<Subresource>) -> bool {
-    !matches!(subresource, Some(Subresource::Binding | Subresource::Eviction | Subresource::Token))
+    use Subresource::{Attach, Binding, Eviction, Exec, PortForward, Proxy, Token};
+    !matches!(subresource, Some(Binding | Eviction | Token | Exec | Attach | PortForward | Proxy))
 }
 
 /// Reads an entry that is in the row's version, without managed fields. Failing means that the store's content is not ours.
@@ -255,6 +230,10 @@ impl Reader for Cluster<'_> {
 
     fn row_of(&self, api_version: &str, kind: &str) -> Option<Arc<Row>> {
         self.0.table.find_kind(api_version, kind)
+    }
+
+    fn versions(&self, row: &Row) -> Arc<[Arc<Row>]> {
+        self.0.table.versions(row)
     }
 
     fn revision(&self, gvr: &Gvr) -> u64 {

@@ -2,11 +2,10 @@
 //!
 //! They are worked out before admission, on what the client sent with its defaults, as upstream does; what plugins and
 //! strategies change afterwards is owned by nobody new. Objects in this crate come without them: they travel beside as
-//! JSON text, and go into the object's text when it is written. A plugin that must see them is shown them ([`show`]).
+//! JSON text, and go into the object's text when it is written. A plugin that shows the object to somebody reads them then.
 //! Source: `endpoints/handlers/{create,update,patch}.go` and `handlers/fieldmanager/admission.go`.
 
-use std::borrow::Cow;
-
+use bytes::Bytes;
 use http::{HeaderMap, header};
 use wharf_admission::Attributes;
 use wharf_cache::Entry;
@@ -113,23 +112,23 @@ impl<'c> Versions<'c> {
 }
 
 /// Managed fields of an object that is created.
-pub fn of_new(call: &Call, made: &Made) -> Option<Vec<u8>> {
+pub fn of_new(call: &Call, made: &Made) -> Option<Bytes> {
     match &made.owners {
-        Owners::Settled(managed) => managed.clone().map(String::into_bytes),
+        Owners::Settled(managed) => managed.clone().map(Bytes::from),
         Owners::Sent(sent) => {
             let bytes = made.object.to_vec();
             let managed = Value::parse(&bytes)
                 .map_err(|error| error.to_string())
                 .and_then(|new| tracked(call, |tracker| tracker.create(&new, sent.clone(), &manager(call))));
-            log(call, managed).flatten().map(String::into_bytes)
+            log(call, managed).flatten().map(Bytes::from)
         }
     }
 }
 
 /// Managed fields of an object that is updated; where they cannot be worked out, they stay as they are.
-pub fn of_update<'e>(call: &Call, entry: &'e Entry, object: &dyn AnyObject, owners: Owners) -> Option<Cow<'e, [u8]>> {
+pub fn of_update(call: &Call, entry: &Entry, object: &dyn AnyObject, owners: Owners) -> Option<Bytes> {
     let sent = match owners {
-        Owners::Settled(managed) => return managed.map(|managed| Cow::Owned(managed.into_bytes())),
+        Owners::Settled(managed) => return managed.map(Bytes::from),
         Owners::Sent(sent) => sent,
     };
     let (old, held) = text::split(&entry.bytes);
@@ -139,9 +138,14 @@ pub fn of_update<'e>(call: &Call, entry: &'e Entry, object: &dyn AnyObject, owne
         (Err(error), _) | (_, Err(error)) => Err(error.to_string()),
     };
     match log(call, changed).flatten() {
-        Some(managed) => managed.map(|managed| Cow::Owned(managed.into_bytes())),
-        None => held.map(Cow::Borrowed),
+        Some(managed) => managed.map(Bytes::from),
+        None => stored(entry),
     }
+}
+
+/// Managed fields as they are stored; a part of the entry's own text.
+pub fn stored(entry: &Entry) -> Option<Bytes> {
+    text::managed(&entry.bytes).map(|managed| entry.bytes.slice_ref(managed))
 }
 
 fn log<T>(call: &Call, result: Result<T, String>) -> Option<T> {
@@ -157,30 +161,19 @@ pub fn encode(object: &dyn AnyObject, managed: Option<&[u8]>) -> Vec<u8> {
     text::join(object.to_vec(), managed)
 }
 
-/// Puts managed fields into the objects themselves, for plugins that read them.
-pub fn show(write: &mut Attributes, new: Option<&[u8]>, old: Option<&[u8]>) {
-    let put = |object: Option<&mut BoxObject>, managed: Option<&[u8]>| {
-        if let Some(object) = object {
-            object.meta_mut().managed_fields = managed.and_then(|json| serde_json::from_slice(json).ok());
-        }
-    };
-    put(write.object.as_mut(), new);
-    put(write.old.as_mut(), old);
-}
-
-/// Takes managed fields out of the objects again; what a plugin made of them counts if it is valid.
-pub fn take_back(write: &mut Attributes, shown: Option<&[u8]>) -> Result<Option<Vec<u8>>, String> {
-    if let Some(old) = write.old.as_mut() {
-        old.meta_mut().managed_fields = None;
+/// Managed fields as admission has left them: what a plugin made of them counts if it is valid.
+pub fn settle(write: &mut Attributes, before: Option<Bytes>) -> Result<(), String> {
+    if write.managed.new == before {
+        return Ok(());
     }
-    let entries: Option<Vec<ManagedFieldsEntry>> =
-        write.object.as_mut().and_then(|object| object.meta_mut().managed_fields.take());
-    let Some(entries) = entries.filter(|entries| !entries.is_empty()) else { return Ok(None) };
-    let json = serde_json::to_vec(&entries).map_err(|error| error.to_string())?;
-    if shown.is_some_and(|shown| Managers::parse(shown) == Managers::parse(&json)) {
-        return Ok(shown.map(<[u8]>::to_vec));
+    let Some(json) = write.managed.new.take() else { return Ok(()) };
+    let read = Managers::parse(&json);
+    if read.is_err() || before.as_ref().is_some_and(|before| Managers::parse(before) == read) {
+        write.managed.new = before;
+        return read.map(drop);
     }
-    Managers::parse(&json).map(|managers| managers.to_json().map(String::into_bytes))
+    write.managed.new = read?.to_json().map(Bytes::from);
+    Ok(())
 }
 
 /// The managed fields of a body, out of its document.

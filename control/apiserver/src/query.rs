@@ -10,11 +10,7 @@ pub struct Query(BTreeMap<String, Vec<String>>);
 
 impl Query {
     pub fn parse(text: &str) -> Self {
-        let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (key, value) in form_urlencoded::parse(text.as_bytes()) {
-            values.entry(key.into_owned()).or_default().push(value.into_owned());
-        }
-        Self(values)
+        form_urlencoded::parse(text.as_bytes()).into_owned().collect()
     }
 
     /// The first value, if it is not empty.
@@ -44,6 +40,16 @@ impl Query {
         text.parse()
             .map(Some)
             .map_err(|error| ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: {}", why(error))))
+    }
+}
+
+impl FromIterator<(String, String)> for Query {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(parameters: I) -> Self {
+        let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (name, value) in parameters {
+            values.entry(name).or_default().push(value);
+        }
+        Self(values)
     }
 }
 

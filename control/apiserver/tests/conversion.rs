@@ -83,7 +83,10 @@ fn convert(mut object: Value, wanted: &Value) -> Value {
 }
 
 async fn with_sizes(webhook: &Webhook) -> Api {
-    let api = Api::with_namespace().await;
+    with_sizes_on(Api::with_namespace().await, webhook).await
+}
+
+async fn with_sizes_on(api: Api, webhook: &Webhook) -> Api {
     tokio::spawn(definitions::run(api.server.clone(), CancellationToken::new()));
     let version = |name: &str, storage: bool, properties: Value| {
         let spec = json!({"type": "object", "properties": properties});
@@ -163,5 +166,24 @@ async fn a_webhook_that_fails_is_told_in_upstreams_words() {
     api.post(V1, &size("v1", "a", json!({"size": "broken"}))).await.expect(201);
     api.get(&format!("{V1}/a")).await.expect(200);
     let refused = api.get(&format!("{V2}/a")).await.expect(500);
-    assert_eq!(refused["message"], "conversion webhook for example.com, Kind=Size failed: no size is broken");
+    assert_eq!(refused["message"], "conversion webhook for example.com/v1, Kind=Size failed: no size is broken");
+}
+
+#[tokio::test]
+async fn a_policy_for_one_version_judges_what_is_written_in_another() {
+    const POLICIES: &str = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
+    let webhook = webhook().await;
+    let api = with_sizes_on(Api::admitting().await, &webhook).await;
+    let rule =
+        json!({"apiGroups": ["example.com"], "apiVersions": ["v1"], "operations": ["*"], "resources": ["sizes"]});
+    let spec = json!({
+        "matchConstraints": {"resourceRules": [rule]},
+        "validations": [{"expression": "object.spec.size == '3x4'", "messageExpression": "'not ' + object.spec.size"}],
+    });
+    api.post(POLICIES, &json!({"metadata": {"name": "p"}, "spec": spec})).await.expect(201);
+    let binding = json!({"metadata": {"name": "p"}, "spec": {"policyName": "p", "validationActions": ["Deny"]}});
+    api.post(&POLICIES.replace("policies", "policybindings"), &binding).await.expect(201);
+    api.post(V2, &size("v2", "a", json!({"width": 3, "height": 4}))).await.expect(201);
+    let other = size("v2", "b", json!({"width": 5, "height": 6}));
+    api.post(V2, &other).await.refused(422, "Invalid", "denied request: not 5x6");
 }

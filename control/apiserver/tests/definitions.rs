@@ -405,3 +405,23 @@ async fn bad_definitions_are_refused() {
     )
     .await;
 }
+
+#[tokio::test]
+async fn whoever_writes_at_the_same_time_as_others_is_warned_too() {
+    let (api, _guard) = keeping().await;
+    let mut old = version("v1", true);
+    (old["deprecated"], old["deprecationWarning"]) = (json!(true), json!("use something else"));
+    api.post(CRDS, &definition(&[old])).await.expect(201);
+    until(&api, "crontabs.stable.example.com", |crd| condition(crd, "Established").is_some()).await;
+    api.post(CRONS, &cron("a", json!({"cron": "* *"}))).await.expect(201);
+    let path = format!("{CRONS}/a");
+    let patches = (0..16).map(|index| {
+        let labels = json!({"metadata": {"labels": {format!("l{index}"): "x"}}});
+        let (api, path) = (&api, &path);
+        async move { api.patch(path, "merge", &labels).await }
+    });
+    for answer in futures::future::join_all(patches).await {
+        assert_eq!(answer.warnings(), ["299 - \"use something else\""]);
+        answer.expect(200);
+    }
+}

@@ -217,7 +217,7 @@ async fn a_mutating_policy_that_fails_denies_or_is_passed_over() {
     )
     .await;
     let why = "policy 'a' with binding 'a' denied request: expression 'Object{data: {'k': object.data.missing}}' resulted in error: no such key: missing";
-    api.post(CONFIG_MAPS, &config_map("a", &json!({"k": "v"}))).await.refused(403, "Forbidden", why);
+    api.post(CONFIG_MAPS, &config_map("a", &json!({"k": "v"}))).await.refused(403, "Invalid", why);
     api.post(CONFIG_MAPS, &config_map("b", &json!({"k": "v"}))).await.expect(201);
     let ignore = json!({"spec": {"failurePolicy": "Ignore"}});
     api.patch(&format!("{GROUP}/mutatingadmissionpolicies/a"), "merge", &ignore).await.expect(200);
@@ -234,4 +234,33 @@ async fn an_earlier_policy_that_asks_for_it_sees_later_changes() {
     mutate(&api, "b", json!({"mutations": mutation("Object{data: {'more': 'yes'}}")})).await;
     let made = api.post(CONFIG_MAPS, &config_map("a", &json!({"k": "v"}))).await.expect(201);
     assert_eq!(made["data"], json!({"k": "v", "count": "2", "more": "yes"}));
+}
+
+#[tokio::test]
+async fn an_apply_configuration_replaces_nothing_by_accident() {
+    let api = Api::admitting().await;
+    let apply = |text: &str| json!([{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": text}}]);
+    let matched = json!({"resourceRules": [rule("apps", "deployments")]});
+    let selector = "Object{spec: Object.spec{selector: Object.spec.selector{matchLabels: {'a': 'b'}}}}";
+    mutate(&api, "a", json!({"matchConstraints": matched, "mutations": apply(selector)})).await;
+    let by = "policy 'a' with binding 'a' denied request: error applying patch: ";
+    let why = format!("{by}invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: .spec.selector");
+    let refused = api.post(DEPLOYMENTS, &scaled(1)).await.refused(403, "Invalid", &why);
+    assert_eq!(refused["details"]["causes"], json!([{"message": why}]));
+    let path = format!("{GROUP}/mutatingadmissionpolicies/a");
+    let unknown = apply("Object{spec: Object.spec{replica: 3}}");
+    api.patch(&path, "merge", &json!({"spec": {"mutations": unknown}})).await.expect(200);
+    let why =
+        format!("{by}failed to convert patch object to typed object: .spec.replica: field not declared in schema");
+    api.post(DEPLOYMENTS, &scaled(1)).await.refused(403, "Invalid", &why);
+    let misnamed = apply("Object{spec: Object.status{replicas: 3}}");
+    api.patch(&path, "merge", &json!({"spec": {"mutations": misnamed}})).await.expect(200);
+    let why = "denied request: type mismatch: unexpected type name \"Object.status\", expected \"Object.spec\", which matches field name path from root Object type";
+    api.post(DEPLOYMENTS, &scaled(1)).await.refused(403, "Invalid", why);
+    let granular = apply(
+        "Object{spec: Object.spec{template: Object.spec.template{metadata: Object.spec.template.metadata{labels: {'a': 'b'}}}}}",
+    );
+    api.patch(&path, "merge", &json!({"spec": {"mutations": granular}})).await.expect(200);
+    let made = api.post(DEPLOYMENTS, &scaled(1)).await.expect(201);
+    assert_eq!(made["spec"]["template"]["metadata"]["labels"], json!({"app": "web", "a": "b"}));
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use http::Method;
 use serde_json::{Value, json};
 use support::webhook::{Reply, Webhook, allow, configuration, deny, patch, put};
-use support::{Api, CONFIG_MAPS, config_map, deployment};
+use support::{Api, CONFIG_MAPS, IN_DEFAULT, PODS, config_map, deployment, pod};
 
 const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
 const VALIDATING: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
@@ -145,6 +145,13 @@ async fn answers_that_make_no_sense_are_failures() {
     check_failure(absent, json!({}), "received invalid webhook response: webhook response was absent").await;
     let stranger = |_: &Value| Reply::Respond(json!({"allowed": true, "uid": "other"}));
     check_failure(stranger, json!({}), "received invalid webhook response: expected response.uid=").await;
+    let older = |request: &Value| {
+        let response = json!({"uid": request["uid"], "allowed": true});
+        let review = json!({"apiVersion": "admission.k8s.io/v1beta1", "kind": "AdmissionReview", "response": response});
+        Reply::Body(review.to_string().into_bytes())
+    };
+    let why = "received invalid webhook response: expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got admission.k8s.io/v1beta1, Kind=AdmissionReview";
+    check_failure(older, json!({}), why).await;
     let huge = |_: &Value| Reply::Body(vec![b' '; 9 << 20]);
     check_failure(huge, json!({}), "failed to call webhook: the answer is longer than 8388608 bytes").await;
 }
@@ -321,4 +328,70 @@ async fn a_scale_is_reviewed_as_a_scale() {
     let request = hook.seen.lock()[0]["request"].clone();
     assert_eq!(request["kind"], json!({"group": "autoscaling", "version": "v1", "kind": "Scale"}));
     assert_eq!((&request["subResource"], &request["oldObject"]["spec"]["replicas"]), (&json!("scale"), &json!(1)));
+}
+
+#[tokio::test]
+async fn streams_are_asked_about_before_they_begin() {
+    let api = Api::admitting().await;
+    let hook = Webhook::new(|request| {
+        deny(&format!("attaching to pod '{}' is not allowed", request["name"].as_str().unwrap_or("")))
+    })
+    .await;
+    let rules = json!([{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CONNECT"], "resources": ["pods/attach", "pods/exec", "services/proxy"]}]);
+    install(&api, VALIDATING, "c", &[hook.entry(json!({"rules": rules}))]).await;
+    api.post(PODS, &pod("web")).await.expect(201);
+    let denied = "admission webhook \"hook.example.com\" denied the request: attaching to pod 'web' is not allowed";
+    api.post(&format!("{PODS}/web/attach?stdin=true&container=main"), &json!({})).await.refused(
+        403,
+        "Forbidden",
+        denied,
+    );
+    api.get(&format!("{PODS}/web/exec?command=sh&command=-c&stdout=1")).await.expect(403);
+    api.get(&format!("{IN_DEFAULT}/services/none/proxy/a/b/?x=y")).await.expect(403);
+    let seen = hook.seen.lock().clone();
+    let attach = &seen[0]["request"];
+    let kind = |name: &str| json!({"group": "", "version": "v1", "kind": name});
+    assert_eq!((&attach["operation"], &attach["subResource"]), (&json!("CONNECT"), &json!("attach")));
+    assert_eq!((&attach["kind"], &attach["requestKind"]), (&kind("PodAttachOptions"), &kind("PodAttachOptions")));
+    assert_eq!(attach["resource"], json!({"group": "", "version": "v1", "resource": "pods"}));
+    assert_eq!((&attach["oldObject"], &attach["options"]), (&Value::Null, &Value::Null));
+    let options = json!({"kind": "PodAttachOptions", "apiVersion": "v1", "stdin": true, "container": "main"});
+    assert_eq!(attach["object"], options);
+    assert_eq!(seen[1]["request"]["object"]["command"], json!(["sh", "-c"]));
+    assert_eq!(
+        seen[2]["request"]["object"],
+        json!({"kind": "ServiceProxyOptions", "apiVersion": "v1", "path": "/a/b/"})
+    );
+}
+
+#[tokio::test]
+async fn webhooks_see_questions_and_policies_do_not() {
+    const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let api = Api::admitting().await;
+    let verb = json!([{"op": "replace", "path": "/spec/resourceAttributes/verb", "value": "list"}]);
+    let hook = Webhook::new(move |_| patch(&verb)).await;
+    let rules = json!([{"apiGroups": ["*"], "apiVersions": ["*"], "operations": ["*"], "resources": ["*/*"]}]);
+    install(
+        &api,
+        MUTATING,
+        "c",
+        &[hook.entry(json!({"rules": rules, "matchConditions": [
+            {"name": "reviews", "expression": "request.resource.group == 'authorization.k8s.io'"},
+        ]}))],
+    )
+    .await;
+    let group = "/apis/admissionregistration.k8s.io/v1";
+    let spec = json!({"matchConstraints": {"resourceRules": rules}, "validations": [{"expression": "request.resource.group != 'authorization.k8s.io'"}]});
+    api.post(&format!("{group}/validatingadmissionpolicies"), &json!({"metadata": {"name": "p"}, "spec": spec}))
+        .await
+        .expect(201);
+    let binding = json!({"metadata": {"name": "p"}, "spec": {"policyName": "p", "validationActions": ["Deny"]}});
+    api.post(&format!("{group}/validatingadmissionpolicybindings"), &binding).await.expect(201);
+    let review = json!({"spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}});
+    let answer = api.post(REVIEWS, &review).await.expect(201);
+    assert_eq!(
+        (&answer["spec"]["resourceAttributes"]["verb"], &answer["status"]["allowed"]),
+        (&json!("list"), &json!(true))
+    );
+    assert_eq!(hook.seen.lock()[0]["request"]["kind"]["kind"], "SelfSubjectAccessReview");
 }

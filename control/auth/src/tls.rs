@@ -5,19 +5,40 @@
 
 use std::sync::Arc;
 
+use hyper_rustls::ConfigBuilderExt;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-/// A client's settings for webhooks that show a certificate of this bundle; empty is the system's.
+/// A client's settings for those who show a certificate of this bundle; empty is the system's.
 pub fn config(bundle: &[u8]) -> Result<ClientConfig, String> {
-    use hyper_rustls::ConfigBuilderExt;
+    config_as(bundle, None)
+}
+
+/// The same, showing certificates and their key, as PEM.
+pub fn config_as(bundle: &[u8], identity: Option<(&[u8], &[u8])>) -> Result<ClientConfig, String> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone());
+    let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
+    let builder = match verifier(bundle, provider)? {
+        Some(verifier) => builder.dangerous().with_custom_certificate_verifier(verifier),
+        None => builder.with_native_roots().map_err(|error| error.to_string())?,
+    };
+    let Some((certificates, key)) = identity else { return Ok(builder.with_no_client_auth()) };
+    let certificates = CertificateDer::pem_slice_iter(certificates).collect::<Result<Vec<_>, _>>();
+    let certificates = certificates.map_err(|error| error.to_string())?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| error.to_string())?;
+    builder.with_client_auth_cert(certificates, key).map_err(|error| error.to_string())
+}
+
+/// None where the system's authorities are trusted.
+fn verifier(bundle: &[u8], provider: Arc<CryptoProvider>) -> Result<Option<Arc<Verifier>>, String> {
     if bundle.is_empty() {
-        let builder = ClientConfig::builder().with_native_roots().map_err(|error| error.to_string())?;
-        return Ok(builder.with_no_client_auth());
+        return Ok(None);
     }
     let listed: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(bundle).filter_map(Result::ok).collect();
     let mut roots = RootCertStore::empty();
@@ -25,9 +46,9 @@ pub fn config(bundle: &[u8]) -> Result<ClientConfig, String> {
     if added == 0 {
         return Err("unable to load root certificates: unable to parse bytes as PEM block".to_owned());
     }
-    let inner = WebPkiServerVerifier::builder(Arc::new(roots)).build().map_err(|error| error.to_string())?;
-    let verifier = Arc::new(Verifier { inner, listed });
-    Ok(ClientConfig::builder().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    let inner = inner.map_err(|error| error.to_string())?;
+    Ok(Some(Arc::new(Verifier { inner, listed })))
 }
 
 #[derive(Debug)]

@@ -22,6 +22,7 @@ mod nodelifecycle;
 mod owners;
 mod podgc;
 mod pods;
+mod policystatus;
 mod replicaset;
 mod resourcequota;
 mod rootca;
@@ -102,6 +103,7 @@ pub fn register(manager: &mut Manager, informers: &Informers, options: Options) 
         manager.add(nodeipam::NodeIpam::new(informers, range, recorder.clone()), 1);
     }
     manager.add(serviceaccount::ServiceAccounts::new(informers), 1);
+    manager.add(policystatus::PolicyStatus::new(informers), 1);
     manager.add(clusterroleaggregation::ClusterRoleAggregation::new(informers), 1);
     manager.add(csr::Approver::new(informers, clock.clone()), 1);
     manager.add(csr::Cleaner::new(informers, clock.clone()), 1);

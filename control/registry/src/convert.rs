@@ -16,6 +16,9 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use serde_json::Value;
+use wharf_types::Gvk;
+
+use crate::row::Row;
 
 /// Why an object cannot be shown in, or stored from, a row's version. The text is what a client is told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +46,28 @@ pub trait Convert: Send + Sync {
 
     /// An object of the row as it is to be stored.
     fn to_stored(&self, object: Bytes) -> Converted<'_, Bytes>;
+
+    /// An object of the row as one of another row of the same storage, where that takes no detour over what is stored.
+    fn to_other<'a>(&'a self, _object: Bytes, _other: &'a Gvk) -> Option<Converted<'a, Bytes>> {
+        None
+    }
+}
+
+/// An object of one row as another row of the same storage shows it.
+pub async fn between(from: &Row, to: &Row, object: Bytes) -> Result<Bytes, ConvertError> {
+    if from.gvr == to.gvr {
+        return Ok(object);
+    }
+    if let Some(direct) = from.convert.as_ref().and_then(|convert| convert.to_other(object.clone(), &to.gvk)) {
+        return direct.await;
+    }
+    let stored = match &from.convert {
+        Some(convert) => convert.to_stored(object).await?,
+        None => object,
+    };
+    let Some(convert) = &to.convert else { return Ok(stored) };
+    let served = convert.to_served(vec![stored]).await?;
+    served.into_iter().next().ok_or_else(|| ConvertError("a conversion returned nothing".to_owned()))
 }
 
 /// Edits an object; `apiVersion` is not its business.

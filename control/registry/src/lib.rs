@@ -27,7 +27,7 @@ pub mod definitions {
     pub use crate::kinds::crd::{CLEANUP, has_condition, is_protected, set_condition};
 }
 
-pub use convert::{Convert, ConvertError, Converted, Edit, Mapped, ordered};
+pub use convert::{Convert, ConvertError, Converted, Edit, Mapped, between, ordered};
 pub use kind::{DecodeError, Kind, Typed};
 pub use kinds::priorityclass::{SYSTEM_CLASSES, SystemClass};
 pub use row::{Row, Scope, Subresource, Table};

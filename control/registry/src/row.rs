@@ -1,6 +1,6 @@
 //! One row for each resource, and the table of all rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -139,12 +139,28 @@ pub struct Table {
 #[derive(Default)]
 struct Rows {
     by_resource: BTreeMap<Gvr, Arc<Row>>,
+    /// Rows that show the same objects, in the order of their conversions.
+    by_storage: HashMap<String, Arc<[Arc<Row>]>>,
+}
+
+impl Rows {
+    fn new(by_resource: BTreeMap<Gvr, Arc<Row>>) -> Self {
+        let mut by_storage: HashMap<String, Vec<Arc<Row>>> = HashMap::new();
+        for row in by_resource.values().filter(|row| !row.is_virtual()) {
+            by_storage.entry(row.storage.clone()).or_default().push(row.clone());
+        }
+        let sorted = |(storage, mut rows): (String, Vec<Arc<Row>>)| {
+            rows.sort_by_key(|row| row.convert.as_ref().map_or(0, |convert| convert.slot()));
+            (storage, rows.into())
+        };
+        Self { by_storage: by_storage.into_iter().map(sorted).collect(), by_resource }
+    }
 }
 
 impl Table {
     pub fn new(rows: Vec<Row>) -> Self {
         let by_resource = rows.into_iter().map(|row| (row.gvr.clone(), Arc::new(row))).collect();
-        Self { rows: ArcSwap::from_pointee(Rows { by_resource }) }
+        Self { rows: ArcSwap::from_pointee(Rows::new(by_resource)) }
     }
 
     /// Adds rows, or puts them in place of those of the same name. What was found before stays as it was.
@@ -153,7 +169,7 @@ impl Table {
         self.rows.rcu(|held| {
             let mut by_resource = held.by_resource.clone();
             by_resource.extend(rows.iter().cloned());
-            Rows { by_resource }
+            Rows::new(by_resource)
         });
     }
 
@@ -163,7 +179,7 @@ impl Table {
         self.rows.rcu(|held| {
             let mut by_resource = held.by_resource.clone();
             by_resource.retain(|gvr, _| !rows.contains(&gvr));
-            Rows { by_resource }
+            Rows::new(by_resource)
         });
     }
 
@@ -182,6 +198,11 @@ impl Table {
             .values()
             .find(|row| row.gvk.kind == kind && row.gvk.group_version().to_string() == api_version)
             .cloned()
+    }
+
+    /// Every row of the same objects, the row itself among them; none of a row without storage.
+    pub fn versions(&self, row: &Row) -> Arc<[Arc<Row>]> {
+        self.rows.load().by_storage.get(&row.storage).cloned().unwrap_or_default()
     }
 
     pub fn all(&self) -> Vec<Arc<Row>> {

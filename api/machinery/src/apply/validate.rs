@@ -29,6 +29,38 @@ pub fn validate(value: &Value<'_>, of: TypeRef<'_>, duplicates: bool) -> Result<
     }
 }
 
+/// The paths of all that a document says of lists, maps and structs which are owned as one: whoever merges it would replace them.
+///
+/// Source: `findAtomics` of admission's `policy/mutating/patch/smd.go`.
+pub fn atomics(value: &Value<'_>, of: TypeRef<'_>) -> Vec<String> {
+    fn find(value: &Value<'_>, of: TypeRef<'_>, at: &str, found: &mut Vec<String>) {
+        match (value, &of.get().map, &of.get().list) {
+            (Value::Map(fields), Some(map), _) => {
+                if map.atomic {
+                    found.push(at.to_owned());
+                }
+                for (name, value) in fields.iter().filter(|(name, _)| map.field(name).is_some()) {
+                    if let Some(id) = map.child(name) {
+                        find(value, of.to(id), &format!("{at}.{name}"), found);
+                    }
+                }
+            }
+            (Value::List(items), _, Some(list)) => {
+                if list.is_atomic() {
+                    found.push(at.to_owned());
+                }
+                for (index, item) in items.iter().enumerate() {
+                    find(item, of.to(list.item), &format!("{at}[{index}]"), found);
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    find(value, of, "", &mut found);
+    found
+}
+
 fn check(value: &Value<'_>, of: TypeRef<'_>, duplicates: bool, at: &str, errors: &mut Vec<String>) {
     if errors.len() >= ERRORS_MAX {
         return;

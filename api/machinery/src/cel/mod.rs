@@ -28,6 +28,8 @@ mod eval;
 mod functions;
 mod library;
 mod macros;
+mod named;
+mod openapi;
 mod operators;
 mod signatures;
 mod types;
@@ -37,6 +39,7 @@ pub use check::Env;
 pub use compile::{CompileError, Program, SOURCE_MAX};
 pub use cost::{Budget, CALL_MAX, VALIDATION_MAX};
 pub use eval::Variables;
+pub use openapi::type_of_kind;
 pub use types::{Fields, ListKind, Type, escape, is_reserved, unescape};
 pub use value::{Key, Object, Value};
 

@@ -118,11 +118,16 @@ impl Evaluator {
 
     /// True where the object is in all of the quota's scopes.
     pub fn in_scopes(&self, quota: &ResourceQuota, object: &dyn AnyObject) -> bool {
-        scopes(quota).iter().all(|scope| match self.what {
+        scopes(quota).iter().all(|scope| self.in_scope(scope, object))
+    }
+
+    /// True where the object is in a scope; what no scope is about is in none.
+    pub fn in_scope(&self, scope: &ScopedResourceSelectorRequirement, object: &dyn AnyObject) -> bool {
+        match self.what {
             What::Pods => object.downcast_ref().is_some_and(|pod| pods::in_scope(pod, scope)),
             What::Claims => object.downcast_ref().is_some_and(|claim| claims::in_scope(claim, scope)),
             What::Services | What::Count => false,
-        })
+        }
     }
 
     /// What the object must say because the quota counts it; the error tells what is missing.

@@ -8,6 +8,7 @@ mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
 mod deny_service_external_ips;
+mod event_rate_limit;
 mod extended_resource_toleration;
 mod limit_pod_hard_anti_affinity_topology;
 mod limit_ranger;
@@ -50,10 +51,11 @@ pub fn ordered() -> Vec<Box<dyn Plugin>> {
         Box::new(taint_nodes_by_condition::TaintNodesByCondition),
         Box::new(always_pull_images::AlwaysPullImages),
         Box::new(pod_security::PodSecurity::default()),
-        Box::new(pod_node_selector::PodNodeSelector),
+        Box::new(pod_node_selector::PodNodeSelector::default()),
         Box::new(priority::Priority::default()),
         Box::new(default_toleration_seconds::DefaultTolerationSeconds),
         Box::new(pod_toleration_restriction::PodTolerationRestriction),
+        Box::new(event_rate_limit::EventRateLimit::default()),
         Box::new(extended_resource_toleration::ExtendedResourceToleration),
         Box::new(default_storage_class::DefaultStorageClass),
         Box::new(storage_object_in_use_protection::StorageObjectInUseProtection),
@@ -81,6 +83,7 @@ pub const OFF_BY_DEFAULT: &[&str] = &[
     "AlwaysPullImages",
     "PodNodeSelector",
     "PodTolerationRestriction",
+    "EventRateLimit",
     "ExtendedResourceToleration",
     "OwnerReferencesPermissionEnforcement",
     "DenyServiceExternalIPs",

@@ -4,22 +4,25 @@
 //! stand; each sees what those before it have made of the object.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::Value as Json;
-use wharf_machinery::apply::{self, Root};
-use wharf_machinery::cel::{Budget, Value};
-use wharf_machinery::{patch, schema, tree};
+use wharf_machinery::apply;
+use wharf_machinery::cel::Budget;
+use wharf_machinery::{patch, tree};
+use wharf_registry::Row;
 use wharf_types::k8s::api::admissionregistration::v1::{
     MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, MutatingAdmissionPolicySpec,
 };
+use wharf_types::meta::StatusCause;
 use wharf_types::{AnyObject, ApiError, Gvr};
 
 use crate::activation::Activation;
-use crate::expression::Expression;
+use crate::expression::{Expression, Failure};
 use crate::matching::Matcher;
-use crate::policy::{self, Binding, Bound, Context, Evaluation, Index, Policy, PolicyKind};
-use crate::subject::Subject;
+use crate::policy::{self, Binding, Bound, Evaluation, Index, Policy, PolicyKind};
+use crate::subject::{Subject, View};
 use crate::{Attributes, Notes, Operation, Plugin, Reader};
 
 #[derive(Default)]
@@ -96,61 +99,79 @@ impl Plugin for MutatingAdmissionPolicies {
         operation != Operation::Delete
     }
 
-    fn sees_managed_fields(&self, cluster: &dyn Reader) -> bool {
-        !self.index.policies(cluster).is_empty()
-    }
-
     async fn admit(&self, write: &mut Attributes, cluster: &dyn Reader, _: &mut Notes) -> Result<(), ApiError> {
         let policies = self.index.policies(cluster);
-        if policies.is_empty() || write.is_exempt() || write.object.is_none() {
+        if policies.is_empty() || write.is_beyond_policies() || write.object.is_none() {
             return Ok(());
         }
         if write.reinvocation.again && write.reinvocation.policies.changed_since(write.object.as_deref()) {
             write.reinvocation.policies.require();
         }
-        let (mut subject, mut failures) = (Subject::default(), Vec::new());
+        let (subject, mut failures) = (Subject::default(), Vec::new());
         for bound in policies.iter() {
             match bound.policy.matcher.matches(write, cluster) {
-                Ok(true) => run(bound, write, &mut subject, cluster, &mut failures)?,
-                Ok(false) => {}
+                Ok(Some(row)) => run(bound, &row, write, &subject, cluster, &mut failures).await?,
+                Ok(None) => {}
                 Err(_) if bound.policy.ignores_failure => {}
-                Err(error) => failures.push(format!(
-                    "policy '{}' denied request: failed to configure policy: {error}",
-                    bound.policy.name
-                )),
+                Err(error) => {
+                    let name = &bound.policy.name;
+                    let message = format!("policy '{name}' denied request: failed to configure policy: {error}");
+                    failures.push(Failed { message, reason: CONFIGURATION });
+                }
             }
         }
         write.reinvocation.policies.last_output = write.object.as_ref().map(|object| object.clone_box());
-        match failures.len() {
-            0 => Ok(()),
-            1 => Err(write.forbidden(&failures[0])),
-            _ => Err(write.forbidden(format!("[{}]", failures.join(", ")))),
-        }
+        if failures.is_empty() { Ok(()) } else { Err(refusal(write, failures)) }
     }
 }
 
+/// Why a policy refuses a write.
+struct Failed {
+    message: String,
+    reason: &'static str,
+}
+
+/// The reason of a policy that cannot be asked, and of one whose mutation fails.
+const CONFIGURATION: &str = "Forbidden";
+const MUTATION: &str = "Invalid";
+
+/// In the words of the first, with every one of them beside it. The code stays what it is for the first reason, as upstream.
+fn refusal(write: &Attributes, failures: Vec<Failed>) -> ApiError {
+    let mut error = write.forbidden("");
+    if let Some(first) = failures.first() {
+        (error.message, error.reason) = (first.message.clone(), first.reason);
+    }
+    let cause = |failed: Failed| StatusCause { message: Some(failed.message), ..StatusCause::default() };
+    let causes = error.details.get_or_insert_default().causes.get_or_insert_default();
+    causes.extend(failures.into_iter().map(cause));
+    error
+}
+
 /// One policy under each of its bindings.
-fn run(
+async fn run(
     bound: &Bound<Rules>,
+    row: &Arc<Row>,
     write: &mut Attributes,
-    subject: &mut Subject,
+    subject: &Subject,
     cluster: &dyn Reader,
-    failures: &mut Vec<String>,
+    failures: &mut Vec<Failed>,
 ) -> Result<(), ApiError> {
     let policy = &bound.policy;
     for binding in &bound.bindings {
-        let about = binding.matcher.as_ref().map_or(Ok(true), |matcher| matcher.matches(write, cluster));
-        let params = match about {
+        let params = match binding.is_about(write, cluster) {
             Ok(false) => continue,
             Ok(true) => policy::collect(policy.params.as_ref(), binding.params.as_ref(), write.in_namespace(), cluster),
             Err(error) => Err(error.to_string()),
         };
-        let by = |why: &str| format!("policy '{}' with binding '{}' denied request: {why}", policy.name, binding.name);
+        let failed = |why: &str, reason| Failed {
+            message: format!("policy '{}' with binding '{}' denied request: {why}", policy.name, binding.name),
+            reason,
+        };
         let params = match params {
             Ok(params) => params,
             Err(_) if policy.ignores_failure => continue,
             Err(why) => {
-                failures.push(by(&format!("failed to configure binding: {why}")));
+                failures.push(failed(&format!("failed to configure binding: {why}"), CONFIGURATION));
                 continue;
             }
         };
@@ -159,94 +180,108 @@ fn run(
             if write.reinvocation.again && !write.reinvocation.policies.wanted(&uid) {
                 continue;
             }
-            let before = write.object.as_ref().map(|object| object.clone_box());
-            let result = mutate(policy, params.as_ref(), write, subject, cluster)?;
-            let changed = match (&before, &write.object) {
-                (Some(before), Some(after)) => !after.same(&**before),
-                _ => false,
-            };
-            if changed {
+            let mut run = Run { policy, row, params: params.as_ref(), subject, cluster, changed: false };
+            let found = run.mutate(write).await?;
+            if run.changed {
                 write.reinvocation.policies.require();
                 write.reinvocation.wanted = true;
             }
             if policy.rules.reinvoked {
                 write.reinvocation.policies.add(&uid);
             }
-            if let Err(why) = result
-                && !policy.ignores_failure
-            {
-                failures.push(by(&why));
+            if !policy.ignores_failure {
+                failures.extend(found.iter().map(|why| failed(why, MUTATION)));
             }
         }
     }
     Ok(())
 }
 
-/// Runs the mutations of a policy, one after the other. The inner error is for the failure policy.
-fn mutate(
-    policy: &Policy<Rules>,
-    params: Option<&Json>,
-    write: &mut Attributes,
-    subject: &mut Subject,
-    cluster: &dyn Reader,
-) -> Result<Result<(), String>, ApiError> {
-    for (index, (kind, expression)) in policy.rules.mutations.iter().enumerate() {
-        let context = Context::new(write, subject, cluster)?;
-        let activation = Activation {
-            object: subject.object(write),
-            old: subject.old(write),
-            request: &context.request,
-            namespace: context.namespace.as_ref(),
-            params,
-            user: &write.user,
-            cluster,
-        };
-        let evaluation = Evaluation::new(activation, &policy.variables);
-        let variables = evaluation.variables();
-        if index == 0 {
-            match policy.conditions.hold(&variables) {
-                Ok(true) => {}
-                Ok(false) => return Ok(Ok(())),
-                Err(why) => return Ok(Err(why)),
-            }
-        }
-        let value = match expression.evaluate(&variables, &mut Budget::admission()) {
-            Ok(value) => value,
-            Err(failure) => return Ok(Err(failure.message())),
-        };
-        let changed = match changed(*kind, &value, write, subject) {
-            Ok(changed) => changed,
-            Err(why) => return Ok(Err(why)),
-        };
-        drop((value, variables, evaluation));
-        if let Some(document) = changed {
-            subject.replace(write, &document)?;
-        }
-    }
-    Ok(Ok(()))
+/// A policy under one binding, with one set of parameters.
+struct Run<'a> {
+    policy: &'a Policy<Rules>,
+    /// The version in which the policy sees the object.
+    row: &'a Arc<Row>,
+    params: Option<&'a Json>,
+    subject: &'a Subject,
+    cluster: &'a dyn Reader,
+    changed: bool,
 }
 
-/// The object as a mutation makes it; none where that leaves it as it is.
-fn changed(kind: Patch, value: &Value<'_>, write: &Attributes, subject: &Subject) -> Result<Option<Json>, String> {
-    let Some(object) = subject.object(write) else { return Ok(None) };
-    let value = value.to_json().map_err(|error| error.to_string())?;
-    let made = match kind {
-        Patch::Json => {
-            let mut document = object.clone();
-            patch::json(&mut document, &value).map_err(|error| format!("JSON Patch: {error}"))?;
-            document
+impl Run<'_> {
+    /// Runs the mutations, one after the other; what goes wrong is for the failure policy.
+    async fn mutate(&mut self, write: &mut Attributes) -> Result<Vec<String>, ApiError> {
+        let mut failures = Vec::new();
+        let namespace = policy::namespace(write, self.cluster)?;
+        for (index, (kind, expression)) in self.policy.rules.mutations.iter().enumerate() {
+            let view = match self.subject.view(write, self.row).await {
+                Ok(view) => view,
+                Err(error) => return Ok(vec![policy::unconverted(error)]),
+            };
+            if index == 0 {
+                match self.is_wanted(write, &view, namespace.as_ref()) {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(failures),
+                    Err(why) => return Ok(vec![why]),
+                }
+            }
+            match self.changed(write, &view, namespace.as_ref(), (*kind, expression)) {
+                Ok(Some(document)) => self.changed |= self.subject.replace(write, &view, document).await?,
+                Ok(None) => {}
+                Err(why) => failures.push(why),
+            }
         }
-        Patch::Apply => {
-            let kind = subject.kind(write);
-            let own = kind == write.row.gvk;
-            let root = if own { write.row.kind.merge_root() } else { Root::built_in(&schema::type_name(&kind)) };
-            let (base, over) = (object.to_string(), value.to_string());
-            let read = |text: &str| tree::Value::parse(text.as_bytes()).map(tree::Value::into_owned);
-            let (base, over) = (read(&base), read(&over));
-            let (base, over) = (base.map_err(|error| error.to_string())?, over.map_err(|error| error.to_string())?);
-            let merged = apply::merge(&base, &over, root.get());
-            merged.map_err(|why| format!("error applying patch: {why}"))?.into_json()
+        Ok(failures)
+    }
+
+    fn is_wanted(&self, write: &Attributes, view: &View, namespace: Option<&Json>) -> Result<bool, String> {
+        let activation = Activation::new(view, namespace, self.params, &write.user, self.cluster);
+        self.policy.conditions.hold(&Evaluation::new(activation, &self.policy.variables).variables())
+    }
+
+    /// The object as a mutation makes it; none where that leaves it as it is.
+    fn changed(
+        &self,
+        write: &Attributes,
+        view: &View,
+        namespace: Option<&Json>,
+        (kind, expression): (Patch, &Expression),
+    ) -> Result<Option<Json>, String> {
+        let Some(object) = &view.object else { return Ok(None) };
+        let activation = Activation::new(view, namespace, self.params, &write.user, self.cluster);
+        let evaluation = Evaluation::new(activation, &self.policy.variables);
+        let value = expression.evaluate(&evaluation.variables(), &mut Budget::admission());
+        let value = value.map_err(Failure::message)?.to_json().map_err(|error| error.to_string())?;
+        let misnamed = if kind == Patch::Apply { expression.misnamed() } else { Vec::new() };
+        if !misnamed.is_empty() {
+            return Err(format!("type mismatch: {}", misnamed.join("\n")));
         }
-    };
-    Ok((made != *object).then_some(made))
+        let made = match kind {
+            Patch::Json => {
+                let mut document = object.clone();
+                patch::json(&mut document, &value).map_err(|error| format!("JSON Patch: {error}"))?;
+                document
+            }
+            Patch::Apply => applied(view, object, &value).map_err(|why| format!("error applying patch: {why}"))?,
+        };
+        Ok((made != *object).then_some(made))
+    }
+}
+
+/// Merges an apply configuration into the object. Source: `ApplyStructuredMergeDiff`.
+fn applied(view: &View, object: &Json, configuration: &Json) -> Result<Json, String> {
+    let root = view.merge_root();
+    let (base, over) = (object.to_string(), configuration.to_string());
+    let read = |text: &str| tree::Value::parse(text.as_bytes()).map(tree::Value::into_owned);
+    let untyped = |why: String| format!("failed to convert patch object to typed object: {why}");
+    let over = read(&over).map_err(|error| untyped(error.to_string()))?;
+    apply::validate(&over, root.get(), false).map_err(untyped)?;
+    let atomics = apply::atomics(&over, root.get());
+    if !atomics.is_empty() {
+        let paths = atomics.join(", ");
+        return Err(format!("invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {paths}"));
+    }
+    let base = read(&base).map_err(|error| format!("failed to convert original object to typed object: {error}"))?;
+    let merged = apply::merge(&base, &over, root.get()).map_err(|why| format!("failed to merge patch: {why}"))?;
+    Ok(merged.into_json())
 }

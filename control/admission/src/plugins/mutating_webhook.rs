@@ -9,7 +9,8 @@ use wharf_machinery::patch;
 use wharf_types::ApiError;
 use wharf_types::k8s::api::admissionregistration::v1::MutatingWebhookConfiguration;
 
-use crate::subject::Subject;
+use crate::config::Load;
+use crate::subject::{Subject, View};
 use crate::webhook::{self, Clients, Hook, Index, Refusal};
 use crate::{Attributes, Notes, Operation, Plugin, Reader};
 
@@ -25,17 +26,18 @@ impl Plugin for MutatingAdmissionWebhook {
         "MutatingAdmissionWebhook"
     }
 
+    fn configure(&mut self, part: Option<&serde_yaml::Value>, load: &Load<'_>) -> Result<(), String> {
+        self.clients = Clients::new(webhook::credentials(part, load)?);
+        Ok(())
+    }
+
     fn handles(&self, _: Operation) -> bool {
         true
     }
 
-    fn sees_managed_fields(&self, cluster: &dyn Reader) -> bool {
-        !self.index.hooks::<MutatingWebhookConfiguration>(cluster).is_empty()
-    }
-
     async fn admit(&self, write: &mut Attributes, cluster: &dyn Reader, notes: &mut Notes) -> Result<(), ApiError> {
         let hooks = self.index.hooks::<MutatingWebhookConfiguration>(cluster);
-        if hooks.is_empty() || write.is_exempt() {
+        if hooks.is_empty() || write.configures_admission() {
             return Ok(());
         }
         if write.reinvocation.again && write.reinvocation.webhooks.changed_since(write.object.as_deref()) {
@@ -55,16 +57,17 @@ impl MutatingAdmissionWebhook {
         cluster: &dyn Reader,
         notes: &mut Notes,
     ) -> Result<(), ApiError> {
-        let mut subject = Subject::default();
+        let subject = Subject::default();
         for (index, hook) in hooks.iter().enumerate() {
             let left_out = write.reinvocation.again && !write.reinvocation.webhooks.wanted(&hook.uid);
-            if left_out || !hook.is_about(write, &subject, cluster)? {
+            if left_out {
                 continue;
             }
+            let Some(view) = hook.view(write, &subject, cluster).await? else { continue };
             let place = format!("round_{}_index_{index}", u8::from(write.reinvocation.again));
-            let answer = webhook::call(hook, &self.clients, (write, &subject), cluster, notes).await;
+            let answer = webhook::call(hook, &self.clients, (write, &view), cluster, notes).await;
             let answer = match answer {
-                Ok(Some(patch)) => apply(hook, &patch, write, &mut subject, (&place, notes)),
+                Ok(Some(patch)) => apply(hook, &patch, write, (&view, &subject), (&place, notes)).await,
                 Ok(None) => Ok(false),
                 Err(refusal) => Err(refusal),
             };
@@ -94,14 +97,14 @@ impl MutatingAdmissionWebhook {
 }
 
 /// Applies a patch to the object; true if that changed it.
-fn apply(
+async fn apply(
     hook: &Hook,
     operations: &Value,
     write: &mut Attributes,
-    subject: &mut Subject,
+    (view, subject): (&View, &Subject),
     (place, notes): (&str, &mut Notes),
 ) -> Result<bool, Refusal> {
-    let Some(mut document) = subject.object(write).cloned() else {
+    let Some(mut document) = view.object.clone() else {
         let why = format!(
             "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
             hook.name
@@ -109,7 +112,7 @@ fn apply(
         return Err(Refusal::Denied(ApiError::internal(why)));
     };
     patch::json(&mut document, operations).map_err(|error| Refusal::Denied(ApiError::internal(error)))?;
-    let changed = subject.replace(write, &document).map_err(Refusal::Denied)?;
+    let changed = subject.replace(write, view, document).await.map_err(Refusal::Denied)?;
     let told = json!({
         "configuration": hook.configuration, "webhook": hook.name, "patch": operations, "patchType": "JSONPatch",
     });

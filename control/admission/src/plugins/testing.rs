@@ -122,6 +122,7 @@ pub fn write(operation: Operation, resource: &str, object: impl KubeObject) -> A
         dry_run: false,
         options: None,
         reinvocation: Default::default(),
+        managed: Default::default(),
     }
 }
 

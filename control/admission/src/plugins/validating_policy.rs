@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use wharf_machinery::cel::{Budget, Value, Variables};
 use wharf_types::k8s::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingAdmissionPolicySpec,
@@ -17,8 +17,8 @@ use wharf_types::{AnyObject, ApiError, Gvr};
 use crate::activation::Activation;
 use crate::expression::{Expression, Failure};
 use crate::matching::Matcher;
-use crate::policy::{self, Binding, Bound, Context, Evaluation, Index, Policy, PolicyKind};
-use crate::subject::Subject;
+use crate::policy::{self, Binding, Bound, Evaluation, Index, Policy, PolicyKind};
+use crate::subject::{Subject, View};
 use crate::{Attributes, Notes, Operation, Plugin, Reader};
 
 /// Longest message that an expression may make, in bytes.
@@ -144,37 +144,36 @@ impl Plugin for ValidatingAdmissionPolicies {
         true
     }
 
-    fn sees_managed_fields(&self, cluster: &dyn Reader) -> bool {
-        !self.index.policies(cluster).is_empty()
-    }
-
     async fn validate(&self, write: &Attributes, cluster: &dyn Reader, notes: &mut Notes) -> Result<(), ApiError> {
         let policies = self.index.policies(cluster);
-        if policies.is_empty() || write.is_exempt() {
+        if policies.is_empty() || write.is_beyond_policies() {
             return Ok(());
         }
-        let (subject, mut context, mut denials) = (Subject::default(), None, Vec::new());
+        let (subject, mut namespace, mut denials) = (Subject::default(), None, Vec::new());
         for bound in policies.iter() {
             let policy = &bound.policy;
             let mut refuse = |binding: Option<&'_ str>, complaint: Complaint| {
                 let binding = bound.bindings.iter().map(|held| held.name.as_str()).find(|held| Some(*held) == binding);
                 denials.push(Denial { policy: &policy.name, binding, complaint });
             };
-            match policy.matcher.matches(write, cluster) {
-                Ok(true) => {}
-                Ok(false) => continue,
-                Err(error) => {
-                    if !policy.ignores_failure {
-                        refuse(None, Complaint::of(format!("failed to configure policy: {error}")));
-                    }
+            let view = match policy.matcher.matches(write, cluster) {
+                Ok(Some(row)) => subject.view(write, &row).await.map_err(policy::unconverted),
+                Ok(None) => continue,
+                Err(error) => Err(format!("failed to configure policy: {error}")),
+            };
+            let view = match view {
+                Ok(view) => view,
+                Err(_) if policy.ignores_failure => continue,
+                Err(why) => {
+                    refuse(None, Complaint::of(why));
                     continue;
                 }
+            };
+            if namespace.is_none() {
+                namespace = Some(policy::namespace(write, cluster)?);
             }
-            if context.is_none() {
-                context = Some(Context::new(write, &subject, cluster)?);
-            }
-            let Some(context) = &context else { continue };
-            judge(bound, (write, &subject, context), cluster, notes, &mut refuse);
+            let namespace = namespace.as_ref().and_then(Option::as_ref);
+            judge(bound, write, (&view, namespace), cluster, notes, &mut refuse);
         }
         denials.into_iter().next().map_or(Ok(()), |denial| Err(denial.into_error(write)))
     }
@@ -183,7 +182,8 @@ impl Plugin for ValidatingAdmissionPolicies {
 /// One policy under each of its bindings.
 fn judge(
     bound: &Bound<Rules>,
-    (write, subject, context): (&Attributes, &Subject, &Context),
+    write: &Attributes,
+    (view, namespace): (&View, Option<&Json>),
     cluster: &dyn Reader,
     notes: &mut Notes,
     refuse: &mut dyn FnMut(Option<&str>, Complaint),
@@ -191,7 +191,7 @@ fn judge(
     let policy = &bound.policy;
     let mut annotations: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for binding in &bound.bindings {
-        let about = binding.matcher.as_ref().map_or(Ok(true), |matcher| matcher.matches(write, cluster));
+        let about = binding.is_about(write, cluster);
         let params = match about {
             Ok(false) => continue,
             Ok(true) => policy::collect(policy.params.as_ref(), binding.params.as_ref(), write.in_namespace(), cluster),
@@ -206,15 +206,7 @@ fn judge(
             }
         };
         for params in &params {
-            let activation = Activation {
-                object: subject.object(write),
-                old: subject.old(write),
-                request: &context.request,
-                namespace: context.namespace.as_ref(),
-                params: params.as_ref(),
-                user: &write.user,
-                cluster,
-            };
+            let activation = Activation::new(view, namespace, params.as_ref(), &write.user, cluster);
             let evaluation = Evaluation::new(activation, &policy.variables);
             let outcome = evaluate(policy, &evaluation.variables());
             for (index, complaint) in outcome.complaints {

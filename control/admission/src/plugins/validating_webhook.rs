@@ -2,12 +2,15 @@
 //!
 //! Source: `k8s.io/apiserver/pkg/admission/plugin/webhook/validating`.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use futures::future::join_all;
 use wharf_types::ApiError;
 use wharf_types::k8s::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 
-use crate::subject::Subject;
+use crate::config::Load;
+use crate::subject::{Subject, View};
 use crate::webhook::{self, Clients, Hook, Index, Refusal};
 use crate::{Attributes, Notes, Operation, Plugin, Reader};
 
@@ -23,36 +26,33 @@ impl Plugin for ValidatingAdmissionWebhook {
         "ValidatingAdmissionWebhook"
     }
 
+    fn configure(&mut self, part: Option<&serde_yaml::Value>, load: &Load<'_>) -> Result<(), String> {
+        self.clients = Clients::new(webhook::credentials(part, load)?);
+        Ok(())
+    }
+
     fn handles(&self, _: Operation) -> bool {
         true
     }
 
-    fn sees_managed_fields(&self, cluster: &dyn Reader) -> bool {
-        !self.index.hooks::<ValidatingWebhookConfiguration>(cluster).is_empty()
-    }
-
     async fn validate(&self, write: &Attributes, cluster: &dyn Reader, notes: &mut Notes) -> Result<(), ApiError> {
         let hooks = self.index.hooks::<ValidatingWebhookConfiguration>(cluster);
-        if hooks.is_empty() || write.is_exempt() {
+        if hooks.is_empty() || write.configures_admission() {
             return Ok(());
         }
         let subject = Subject::default();
-        let mut asked: Vec<&Hook> = Vec::new();
+        let mut asked: Vec<(&Hook, Arc<View>)> = Vec::new();
         for hook in hooks.iter() {
-            if hook.is_about(write, &subject, cluster)? {
-                asked.push(hook);
-            }
+            let view = hook.view(write, &subject, cluster).await?;
+            asked.extend(view.map(|view| (hook, view)));
         }
-        let answers = asked.iter().map(|hook| {
-            let subject = &subject;
-            async move {
-                let mut notes = Notes::default();
-                (webhook::call(hook, &self.clients, (write, subject), cluster, &mut notes).await, notes)
-            }
+        let answers = asked.iter().map(|(hook, view)| async move {
+            let mut notes = Notes::default();
+            (webhook::call(hook, &self.clients, (write, view), cluster, &mut notes).await, notes)
         });
         let answers = join_all(answers).await;
         let mut refused = None;
-        for (index, (hook, (verdict, said))) in asked.iter().zip(answers).enumerate() {
+        for (index, ((hook, _), (verdict, said))) in asked.iter().zip(answers).enumerate() {
             notes.absorb(said);
             match verdict {
                 Ok(_) => {}

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use wharf_types::k8s::api::admissionregistration::v1::{MatchCondition, MatchResources, ParamKind, ParamRef, Variable};
-use wharf_types::{AnyObject, Gvr};
+use wharf_types::{AnyObject, ApiError, Gvr};
 
-use crate::Reader;
 use crate::conditions::Conditions;
 use crate::expression::Expression;
 use crate::matching::Matcher;
+use crate::{Attributes, Reader};
 
 /// A policy with the rules of its kind.
 pub struct Policy<R> {
@@ -54,6 +54,13 @@ pub struct Binding {
     pub params: Option<ParamRef>,
     /// Of validating policies: `Deny`, `Warn`, `Audit`.
     pub actions: Vec<String>,
+}
+
+impl Binding {
+    /// Whether the binding has its policy hold for the write.
+    pub fn is_about(&self, write: &Attributes, cluster: &dyn Reader) -> Result<bool, ApiError> {
+        self.matcher.as_ref().map_or(Ok(true), |matcher| Ok(matcher.matches(write, cluster)?.is_some()))
+    }
 }
 
 /// A policy where it holds.

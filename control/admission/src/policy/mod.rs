@@ -17,9 +17,9 @@ pub use index::{Binding, Bound, Index, Policy, PolicyKind};
 pub use params::collect;
 
 use serde_json::Value;
+use wharf_registry::ConvertError;
 use wharf_types::{ApiError, Gvr};
 
-use crate::subject::Subject;
 use crate::{Attributes, Reader};
 
 const NAMESPACES: Gvr = Gvr {
@@ -28,24 +28,14 @@ const NAMESPACES: Gvr = Gvr {
     resource: std::borrow::Cow::Borrowed("namespaces"),
 };
 
-/// What all policies that look at a write share.
-pub struct Context {
-    pub request: Value,
-    /// `namespaceObject`; none for what is in no namespace.
-    pub namespace: Option<Value>,
+/// What a policy says of a write that cannot be shown in the version that it asks for.
+pub fn unconverted(error: ConvertError) -> String {
+    format!("failed to convert object version: {error}")
 }
 
-impl Context {
-    pub fn new(write: &Attributes, subject: &Subject, cluster: &dyn Reader) -> Result<Self, ApiError> {
-        let namespace = match &write.namespace {
-            None => None,
-            Some(name) => {
-                let mut found =
-                    cluster.get(&NAMESPACES, None, name).ok_or_else(|| ApiError::not_found(&NAMESPACES, name))?;
-                found.meta_mut().managed_fields = None;
-                serde_json::from_slice(&found.to_vec()).ok()
-            }
-        };
-        Ok(Self { request: subject.request(write), namespace })
-    }
+/// `namespaceObject`; none for what is in no namespace.
+pub fn namespace(write: &Attributes, cluster: &dyn Reader) -> Result<Option<Value>, ApiError> {
+    let Some(name) = &write.namespace else { return Ok(None) };
+    let found = cluster.get(&NAMESPACES, None, name).ok_or_else(|| ApiError::not_found(&NAMESPACES, name))?;
+    Ok(serde_json::from_slice(&found.to_vec()).ok())
 }

@@ -1,8 +1,9 @@
-//! Calls to webhooks over connections that are kept.
+//! Calls to webhooks over connections that are kept: of admission, and of conversion.
 //!
-//! One client for each authority bundle, made when it is first needed; a Service is called at its cluster address under the
-//! name `name.namespace.svc`. HTTP/1.1 on purpose, as upstream: connections over HTTP/2 would pin all requests to one backend
-//! (kubernetes/kubernetes#75791). Redirects are answers that make no sense here. Absent on purpose: retries.
+//! One client for each authority bundle and credential, made when it is first needed; a Service is called at its cluster address
+//! under the name `name.namespace.svc`. HTTP/1.1 on purpose, as upstream: connections over HTTP/2 would pin all requests to one
+//! backend (kubernetes/kubernetes#75791). Redirects are answers that make no sense here. Source:
+//! `k8s.io/apiserver/pkg/util/webhook/client.go`. Absent on purpose: retries.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -21,16 +22,11 @@ use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use parking_lot::Mutex;
 use wharf_auth::tls;
-use wharf_types::Gvr;
-use wharf_types::k8s::api::admissionregistration::v1::ServiceReference;
 use wharf_types::k8s::api::core::v1::Service;
 use wharf_types::meta::Status;
 
-use super::Hook;
-use crate::Reader;
+use super::auth::{Credential, Credentials};
 
-/// Longest answer of a webhook, in bytes: an object of the largest size as a patch, in base64, and some more.
-const RESPONSE_MAX: usize = 8 << 20;
 /// Authority bundles whose connections are kept; the rest are made anew.
 const BUNDLES_MAX: usize = 256;
 /// Idle connections that are kept for each webhook.
@@ -39,12 +35,8 @@ const IDLE_MAX: usize = 25;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// Bytes of an error's body that go into a message.
 const QUOTED_MAX: usize = 2048;
-
-const SERVICES: Gvr = Gvr {
-    group: std::borrow::Cow::Borrowed(""),
-    version: std::borrow::Cow::Borrowed("v1"),
-    resource: std::borrow::Cow::Borrowed("services"),
-};
+/// The port of a webhook that does not say.
+const PORT: i32 = 443;
 
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
@@ -57,75 +49,109 @@ pub enum CallError {
     Answer(String),
 }
 
+/// Whom to call: a URL, or a Service.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'t> {
+    pub url: Option<&'t str>,
+    pub service: Option<ServiceTarget<'t>>,
+    /// Whom to trust, as PEM; empty is the system's authorities.
+    pub bundle: &'t [u8],
+    pub timeout: Duration,
+    /// Longest answer, in bytes.
+    pub answer_max: usize,
+    /// What follows the address: `?timeout=10s`.
+    pub query: &'t str,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct ServiceTarget<'t> {
+    pub namespace: &'t str,
+    pub name: &'t str,
+    pub port: Option<i32>,
+    pub path: Option<&'t str>,
+}
+
+/// Finds a Service by its namespace and name.
+pub type FindService<'f> = dyn Fn(&str, &str) -> Option<Service> + Send + Sync + 'f;
+
 type Https = Client<HttpsConnector<HttpConnector<Addresses>>, Full<Bytes>>;
+type Held = HashMap<(Vec<u8>, Option<Credential>), Https>;
 
 /// Connections to webhooks.
 #[derive(Default)]
 pub struct Clients {
-    by_bundle: Mutex<HashMap<Vec<u8>, Https>>,
+    held: Mutex<Held>,
     addresses: Addresses,
+    credentials: Credentials,
 }
 
 impl Clients {
-    /// Posts a review and returns the body of the answer.
-    pub async fn call(&self, hook: &Hook, cluster: &dyn Reader, review: &[u8]) -> Result<Bytes, CallError> {
-        let timeout = Duration::from_secs(hook.timeout_s);
-        let url = self.url(hook, cluster)?;
+    /// Connections under these credentials.
+    pub fn new(credentials: Credentials) -> Self {
+        Self { credentials, ..Self::default() }
+    }
+
+    /// Posts a document and returns the body of the answer.
+    pub async fn post(&self, target: &Target<'_>, find: &FindService<'_>, document: Bytes) -> Result<Bytes, CallError> {
+        let url = self.url(target, find)?;
         let fail = |why: String| CallError::Transport { url: url.to_string(), why };
-        let bundle = hook.client.ca_bundle.as_ref().map_or(&[][..], |bundle| &bundle.0);
-        let client = self.client(bundle).map_err(CallError::Address)?;
-        let request = Request::post(&url)
+        let credential = self.credentials.of(url.host().unwrap_or_default(), url.port_u16().unwrap_or(443));
+        let client = self.client(target.bundle, credential).map_err(CallError::Address)?;
+        let mut request = Request::post(&url)
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json, */*")
-            .header(header::USER_AGENT, "kube-apiserver-admission")
-            .body(Full::new(Bytes::copy_from_slice(review)))
-            .map_err(|error| CallError::Address(error.to_string()))?;
+            .header(header::USER_AGENT, "kube-apiserver-admission");
+        if let Some(value) = credential.map(Credential::header).transpose().map_err(CallError::Address)?.flatten() {
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        let request = request.body(Full::new(document)).map_err(|error| CallError::Address(error.to_string()))?;
         let exchange = async {
             let response = client.request(request).await.map_err(|error| fail(tls::cause(&error)))?;
             let status = response.status();
-            let body = Limited::new(response.into_body(), RESPONSE_MAX).collect().await;
+            let body = Limited::new(response.into_body(), target.answer_max).collect().await;
             let body = body.map_err(|error| match error.downcast_ref::<http_body_util::LengthLimitError>() {
-                Some(_) => CallError::Answer(format!("the answer is longer than {RESPONSE_MAX} bytes")),
+                Some(_) => CallError::Answer(format!("the answer is longer than {} bytes", target.answer_max)),
                 None => CallError::Answer(format!("unexpected error when reading response body: {error}")),
             })?;
             Ok((status, body.to_bytes()))
         };
-        let answered = tokio::time::timeout(timeout, exchange).await;
+        let answered = tokio::time::timeout(target.timeout, exchange).await;
         let (status, body) = answered.unwrap_or_else(|_| Err(fail("context deadline exceeded".to_owned())))?;
         if status.is_success() { Ok(body) } else { Err(CallError::Answer(refusal(status, &body))) }
     }
 
-    /// The address, with the time that the webhook has.
-    fn url(&self, hook: &Hook, cluster: &dyn Reader) -> Result<Uri, CallError> {
-        let base = match (&hook.client.url, &hook.client.service) {
-            (Some(url), _) => url.clone(),
-            (None, Some(service)) => {
-                let address = resolve(service, cluster);
-                let (host, port) = (format!("{}.{}.svc", service.name, service.namespace), service.port.unwrap_or(443));
-                let path = service.path.as_deref().unwrap_or_default().trim_start_matches('/');
-                let url = format!("https://{host}:{port}/{path}");
-                let timeout = hook.timeout_s;
-                let fail = |why| CallError::Transport { url: format!("{url}?timeout={timeout}s"), why };
+    fn url(&self, target: &Target<'_>, find: &FindService<'_>) -> Result<Uri, CallError> {
+        let base = match (target.service, target.url) {
+            (Some(service), _) => {
+                let address = resolve(service, find);
+                let host = format!("{}.{}.svc", service.name, service.namespace);
+                let path = service.path.unwrap_or_default().trim_start_matches('/');
+                let url = format!("https://{host}:{}/{path}", service.port.unwrap_or(PORT));
+                let fail = |why| CallError::Transport { url: format!("{url}{}", target.query), why };
                 self.addresses.set(&host, address.map_err(fail)?);
                 url
             }
+            (None, Some(url)) => url.to_owned(),
             (None, None) => {
                 return Err(CallError::Address("webhook configuration must have either service or URL".to_owned()));
             }
         };
-        let text = format!("{base}?timeout={}s", hook.timeout_s);
+        let text = format!("{base}{}", target.query);
         text.parse().map_err(|error| CallError::Address(format!("Unparsable webhook URL: {error}")))
     }
 
-    fn client(&self, bundle: &[u8]) -> Result<Https, String> {
-        let mut clients = self.by_bundle.lock();
-        if let Some(client) = clients.get(bundle) {
+    fn client(&self, bundle: &[u8], credential: Option<&Credential>) -> Result<Https, String> {
+        // A token goes with each request; only a certificate belongs to the connection.
+        let credential = credential.filter(|credential| credential.has_certificate());
+        let key = (bundle.to_vec(), credential.cloned());
+        let mut clients = self.held.lock();
+        if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
         }
         let mut connector = HttpConnector::new_with_resolver(self.addresses.clone());
         connector.enforce_http(false);
         connector.set_nodelay(true);
-        let tls = tls::config(bundle)?;
+        let tls = tls::config_as(bundle, credential.and_then(Credential::certificate))?;
         let connector =
             HttpsConnectorBuilder::new().with_tls_config(tls).https_only().enable_http1().wrap_connector(connector);
         let client = Client::builder(TokioExecutor::new())
@@ -136,19 +162,17 @@ impl Clients {
         if clients.len() >= BUNDLES_MAX {
             clients.clear();
         }
-        clients.insert(bundle.to_vec(), client.clone());
+        clients.insert(key, client.clone());
         Ok(client)
     }
 }
 
 /// A Service's address as the server reaches it. Source: `pkg/util/proxy.ResolveCluster` of the aggregator.
-fn resolve(reference: &ServiceReference, cluster: &dyn Reader) -> Result<IpAddr, String> {
-    let (name, port) = (&reference.name, reference.port.unwrap_or(443));
-    let found = cluster.get(&SERVICES, Some(&reference.namespace), name);
-    let service = found.as_deref().and_then(|object| object.downcast_ref::<Service>());
-    let spec = service.and_then(|service| service.spec.as_ref()).ok_or(format!("service {name:?} not found"))?;
-    let ports = spec.ports.as_deref().unwrap_or_default();
-    if !ports.iter().any(|held| held.port == port) {
+fn resolve(target: ServiceTarget<'_>, find: &FindService<'_>) -> Result<IpAddr, String> {
+    let (name, port) = (target.name, target.port.unwrap_or(PORT));
+    let service = find(target.namespace, name).ok_or(format!("service {name:?} not found"))?;
+    let spec = service.spec.unwrap_or_default();
+    if !spec.ports.iter().flatten().any(|held| held.port == port) {
         return Err(format!("no service port {port} found for service {name:?}"));
     }
     let address = spec.cluster_ip.as_deref().unwrap_or_default();

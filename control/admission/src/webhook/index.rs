@@ -12,7 +12,7 @@ use wharf_types::{ApiError, Gvr};
 use crate::activation::Activation;
 use crate::conditions::Conditions;
 use crate::matching::Matcher;
-use crate::subject::Subject;
+use crate::subject::{Subject, View};
 use crate::{Attributes, Reader};
 
 pub struct Hook {
@@ -44,7 +44,12 @@ macro_rules! hook {
                     configuration: configuration.to_owned(),
                     mutating: $mutating,
                     reinvoked: $reinvoked(&hook),
-                    matcher: Matcher::new(hook.rules, hook.namespace_selector.as_ref(), hook.object_selector.as_ref()),
+                    matcher: Matcher::new(
+                        hook.rules,
+                        hook.match_policy.as_ref(),
+                        hook.namespace_selector.as_ref(),
+                        hook.object_selector.as_ref(),
+                    ),
                     conditions: Conditions::compile(hook.match_conditions.as_deref().unwrap_or_default()),
                     client: hook.client_config,
                     review_versions: hook.admission_review_versions,
@@ -62,24 +67,23 @@ hook!(mutating, MutatingWebhook, true, |hook: &MutatingWebhook| hook.reinvocatio
 hook!(validating, ValidatingWebhook, false, |_| false);
 
 impl Hook {
-    /// Whether the webhook is to be asked about the write.
-    pub fn is_about(&self, write: &Attributes, subject: &Subject, cluster: &dyn Reader) -> Result<bool, ApiError> {
-        if !self.matcher.matches(write, cluster)? {
-            return Ok(false);
-        }
+    /// What the webhook is to be shown of the write; none where it is not to be asked.
+    pub async fn view(
+        &self,
+        write: &Attributes,
+        subject: &Subject,
+        cluster: &dyn Reader,
+    ) -> Result<Option<Arc<View>>, ApiError> {
+        let Some(row) = self.matcher.matches(write, cluster)? else { return Ok(None) };
+        let view = subject.view(write, &row).await.map_err(ApiError::internal)?;
+        Ok(self.is_wanted(write, &view, cluster)?.then_some(view))
+    }
+
+    fn is_wanted(&self, write: &Attributes, view: &View, cluster: &dyn Reader) -> Result<bool, ApiError> {
         if self.conditions.is_empty() {
             return Ok(true);
         }
-        let request = subject.request(write);
-        let activation = Activation {
-            object: subject.object(write),
-            old: subject.old(write),
-            request: &request,
-            namespace: None,
-            params: None,
-            user: &write.user,
-            cluster,
-        };
+        let activation = Activation::new(view, None, None, &write.user, cluster);
         match self.conditions.hold(&activation.variables()) {
             Ok(hold) => Ok(hold),
             Err(_) if self.ignores_failure => Ok(false),

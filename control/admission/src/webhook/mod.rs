@@ -8,20 +8,34 @@
 //! Invariants: a write that no webhook is about costs a comparison of revisions and of rules; connections are kept and shared
 //! by webhooks of the same authority; a configuration counts from the moment that its write is acknowledged.
 
+mod auth;
 mod client;
 mod index;
 mod review;
 
-pub use client::Clients;
+pub use auth::credentials;
+pub use client::{CallError, Clients, FindService, ServiceTarget, Target};
 pub use index::{Hook, Index};
 pub use review::Review;
 
-use serde_json::Value;
-use wharf_types::ApiError;
-use wharf_types::meta::Status;
+use std::time::Duration;
 
-use crate::subject::Subject;
+use bytes::Bytes;
+use serde_json::Value;
+use wharf_types::meta::Status;
+use wharf_types::{ApiError, Gvr};
+
+use crate::subject::View;
 use crate::{Attributes, Notes, Reader};
+
+/// Longest answer of a webhook, in bytes: an object of the largest size as a patch, in base64, and some more.
+const RESPONSE_MAX: usize = 8 << 20;
+
+const SERVICES: Gvr = Gvr {
+    group: std::borrow::Cow::Borrowed(""),
+    version: std::borrow::Cow::Borrowed("v1"),
+    resource: std::borrow::Cow::Borrowed("services"),
+};
 
 /// Why a webhook's answer, or the lack of one, is not a yes.
 #[derive(Debug)]
@@ -46,7 +60,7 @@ impl Refusal {
 pub async fn call(
     hook: &Hook,
     clients: &Clients,
-    (write, subject): (&Attributes, &Subject),
+    (write, view): (&Attributes, &View),
     cluster: &dyn Reader,
     notes: &mut Notes,
 ) -> Result<Option<Value>, Refusal> {
@@ -54,9 +68,9 @@ pub async fn call(
         let why = format!("admission webhook {:?} does not support dry run", hook.name);
         return Err(Refusal::Denied(ApiError::bad_request(why)));
     }
-    let review = Review::new(hook, write, subject)
-        .map_err(|why| Refusal::Failed(format!("could not create admission objects: {why}")))?;
-    let body = clients.call(hook, cluster, review.bytes()).await;
+    let review =
+        Review::new(hook, view).map_err(|why| Refusal::Failed(format!("could not create admission objects: {why}")))?;
+    let body = ask(hook, clients, cluster, review.bytes()).await;
     let body = body.map_err(|error| Refusal::Failed(format!("failed to call webhook: {error}")))?;
     let response = review.read(&body).map_err(|error| Refusal::Failed(error.to_string()))?;
     for (key, value) in response.audit_annotations {
@@ -67,6 +81,26 @@ pub async fn call(
         return Err(Refusal::Denied(denied(&hook.name, response.result.unwrap_or_default())));
     }
     Ok(response.patch)
+}
+
+async fn ask(hook: &Hook, clients: &Clients, cluster: &dyn Reader, review: Bytes) -> Result<Bytes, CallError> {
+    let query = format!("?timeout={}s", hook.timeout_s);
+    let service = hook.client.service.as_ref().map(|service| ServiceTarget {
+        namespace: &service.namespace,
+        name: &service.name,
+        port: service.port,
+        path: service.path.as_deref(),
+    });
+    let target = Target {
+        url: hook.client.url.as_deref(),
+        service,
+        bundle: hook.client.ca_bundle.as_ref().map_or(&[][..], |bundle| &bundle.0),
+        timeout: Duration::from_secs(hook.timeout_s),
+        answer_max: RESPONSE_MAX,
+        query: &query,
+    };
+    let find = |namespace: &str, name: &str| cluster.get(&SERVICES, Some(namespace), name)?.downcast_ref().cloned();
+    clients.post(&target, &find, review).await
 }
 
 /// The webhook's own status, in words that name it (`ToStatusErr`).

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use wharf_types::meta::Status;
 
 use super::Hook;
-use crate::Attributes;
-use crate::subject::Subject;
+use crate::subject::View;
 
 const V1: &str = "admission.k8s.io/v1";
 const V1_BETA1: &str = "admission.k8s.io/v1beta1";
@@ -34,7 +34,7 @@ pub struct Review {
     uid: String,
     version: &'static str,
     mutating: bool,
-    bytes: Vec<u8>,
+    bytes: Bytes,
 }
 
 /// The answer.
@@ -71,7 +71,7 @@ struct Answer {
 }
 
 impl Review {
-    pub fn new(hook: &Hook, write: &Attributes, subject: &Subject) -> Result<Self, String> {
+    pub fn new(hook: &Hook, view: &View) -> Result<Self, String> {
         let known = hook.review_versions.iter().find_map(|version| match version.as_str() {
             "v1" => Some(V1),
             "v1beta1" => Some(V1_BETA1),
@@ -79,16 +79,16 @@ impl Review {
         });
         let version = known.ok_or("webhook does not accept known AdmissionReview versions (v1, v1beta1)")?;
         let uid = uuid::Uuid::new_v4().to_string();
-        let mut request = subject.request(write);
+        let mut request = view.request.clone();
         request["uid"] = json!(uid);
-        request["object"] = subject.object(write).cloned().unwrap_or_default();
-        request["oldObject"] = subject.old(write).cloned().unwrap_or_default();
+        request["object"] = view.object.clone().unwrap_or_default();
+        request["oldObject"] = view.old.clone().unwrap_or_default();
         let review = json!({"kind": KIND, "apiVersion": version, "request": request});
-        Ok(Self { uid, version, mutating: hook.mutating, bytes: review.to_string().into_bytes() })
+        Ok(Self { uid, version, mutating: hook.mutating, bytes: review.to_string().into() })
     }
 
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    pub fn bytes(&self) -> Bytes {
+        self.bytes.clone()
     }
 
     pub fn read(&self, body: &[u8]) -> Result<Response, Error> {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use http::{Method, Request, Response};
-use wharf_admission::Operation;
+use wharf_admission::{ConnectOptions, Operation};
 use wharf_auth::{Decision, User};
 use wharf_registry::Subresource;
 use wharf_types::ApiError;
@@ -57,10 +57,10 @@ pub async fn answer(
     let (mut bare, ()) = Request::new(()).into_parts();
     bare.headers = parts.headers.clone();
     let mut call = server.call(bare, query, &Info { verb, ..info.clone() }, resource, user)?;
-    admit(&mut call).await?;
+    let path = admit(&mut call, &target::path(&resource.rest, parts.uri.path().ends_with('/'))).await?;
     let request = Request::from_parts(parts, body);
     match call.subresource {
-        Some(Subresource::Proxy) => proxy(&call, resource, request).await,
+        Some(Subresource::Proxy) => proxy(&call, path, request).await,
         _ => {
             ensure_create(&call, info).await?;
             stream::hand_on(&call, request).await
@@ -68,15 +68,24 @@ pub async fn answer(
     }
 }
 
-async fn admit(call: &mut Call) -> Result<(), ApiError> {
-    let mut attributes = call.attributes(Operation::Connect, None, None, false);
+/// Lets plugins see the request's options, and change them; returns the path that is asked of a proxy.
+async fn admit(call: &mut Call, path: &str) -> Result<String, ApiError> {
+    let kind = call.subresource.and_then(|part| ConnectOptions::kind_of(call.gvr(), part)).unwrap_or_default();
+    let asked = ConnectOptions::read(kind, &|name| call.query.all(name), path);
+    let mut attributes = call.attributes(Operation::Connect, Some(Box::new(asked.clone())), None, false);
     call.admit(&mut attributes).await?;
-    call.validate(&attributes).await
+    call.validate(&attributes).await?;
+    let admitted = attributes.object.as_deref().and_then(|object| object.downcast_ref::<ConnectOptions>());
+    let Some(admitted) = admitted.filter(|admitted| **admitted != asked) else { return Ok(path.to_owned()) };
+    let parameters = admitted.parameters();
+    let path = parameters.iter().find(|(name, _)| name == "path").map_or("", |(_, path)| path).to_owned();
+    call.query = parameters.into_iter().collect();
+    Ok(target::path(std::slice::from_ref(&path), path.ends_with('/')))
 }
 
-async fn proxy(call: &Call, resource: &Resource, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+async fn proxy(call: &Call, path: String, request: Request<Body>) -> Result<Response<Body>, ApiError> {
     let mut backend = target::find(call)?;
-    backend.path = target::path(&resource.rest, request.uri().path().ends_with('/'));
+    backend.path = path;
     forward(&call.server.outgoing, call.server.nodes.as_ref(), backend, request).await
 }
 

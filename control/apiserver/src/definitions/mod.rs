@@ -102,8 +102,7 @@ impl Definitions {
 
 fn converter(server: &ApiServer, crd: &CustomResourceDefinition) -> Option<Arc<dyn Converter>> {
     let conversion = crd.spec.conversion.as_ref().filter(|conversion| conversion.strategy == "Webhook")?;
-    let gvk = format!("{}, Kind={}", crd.spec.group, crd.spec.names.kind);
-    Some(Arc::new(webhook::Webhook::new(conversion.webhook.as_ref()?, gvk, server.cache.clone())))
+    Some(Arc::new(webhook::Webhook::new(conversion.webhook.as_ref()?, server.cache.clone())))
 }
 
 /// Serves what the store says is established, before anybody is answered.

@@ -1,31 +1,21 @@
-//! Conversion by webhook: `apiextensions.k8s.io/v1 ConversionReview`.
+//! Conversion by webhook: `apiextensions.k8s.io/v1 ConversionReview`, and `v1beta1` for webhooks that know no other.
 //!
-//! Source: `apiextensions-apiserver/pkg/apiserver/conversion/webhook_converter.go`. The server's certificate must chain to the
-//! definition's bundle, or to the machine's roots where there is none, and name the service or the host of the URL.
-//! Absent on purpose: `v1beta1` reviews, which no version of Kubernetes that is still served needs.
+//! Source: `apiextensions-apiserver/pkg/apiserver/conversion/webhook_converter.go`. Webhooks are called as those of admission are.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, header};
-use http_body_util::{BodyExt, Limited};
-use hyper_rustls::{ConfigBuilderExt, FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use parking_lot::Mutex;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use wharf_admission::outgoing::{Clients, ServiceTarget, Target};
 use wharf_cache::Cache;
+use wharf_machinery::selector;
 use wharf_registry::custom::Converter;
-use wharf_registry::{ConvertError, Converted};
-use wharf_types::k8s::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    ServiceReference, WebhookClientConfig, WebhookConversion,
-};
-
-use crate::reply::{self, Body};
+use wharf_registry::{ConvertError, Converted, meta};
+use wharf_types::field::Path;
+use wharf_types::k8s::api::core::v1::Service;
+use wharf_types::k8s::apiextensions_apiserver::pkg::apis::apiextensions::v1::{WebhookClientConfig, WebhookConversion};
+use wharf_types::meta::ObjectMeta;
 
 /// How long a webhook may take: upstream's default.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -33,225 +23,199 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const ANSWER_MAX: usize = 16 * 1024 * 1024;
 /// Most objects that one review carries.
 const OBJECTS_MAX: usize = 500;
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-type HttpClient = Client<HttpsConnector<HttpConnector>, Body>;
+const GROUP: &str = "apiextensions.k8s.io";
+/// Versions of reviews that are spoken.
+const VERSIONS: [&str; 2] = ["v1", "v1beta1"];
 
 pub struct Webhook {
     config: WebhookClientConfig,
-    is_v1: bool,
-    /// `stable.example.com, Kind=CronTab`, for messages.
-    subject: String,
+    /// The first of the webhook's versions that is spoken here.
+    version: Option<&'static str>,
     cache: Arc<Cache>,
-    client: Mutex<Option<HttpClient>>,
+    clients: Clients,
 }
 
 impl Webhook {
-    pub fn new(conversion: &WebhookConversion, subject: String, cache: Arc<Cache>) -> Self {
+    pub fn new(conversion: &WebhookConversion, cache: Arc<Cache>) -> Self {
+        let known = |asked: &String| VERSIONS.into_iter().find(|version| version == asked);
         Self {
             config: conversion.client_config.clone().unwrap_or_default(),
-            is_v1: conversion.conversion_review_versions.iter().any(|version| version == "v1"),
-            subject,
+            version: conversion.conversion_review_versions.iter().find_map(known),
             cache,
-            client: Mutex::new(None),
+            clients: Clients::default(),
         }
     }
 
-    fn client(&self) -> Result<HttpClient, String> {
-        let mut held = self.client.lock();
-        if let Some(client) = &*held {
-            return Ok(client.clone());
-        }
-        let made = self.connect()?;
-        *held = Some(made.clone());
-        Ok(made)
+    fn find(&self, namespace: &str, name: &str) -> Option<Service> {
+        let entry = self.cache.peek(&format!("/registry/services/specs/{namespace}/{name}"))?;
+        serde_json::from_slice(&entry.bytes).ok()
     }
 
-    fn connect(&self) -> Result<HttpClient, String> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?;
-        let tls = match self.config.ca_bundle.as_ref().filter(|bundle| !bundle.0.is_empty()) {
-            Some(bundle) => {
-                let mut roots = rustls::RootCertStore::empty();
-                for certificate in CertificateDer::pem_slice_iter(&bundle.0) {
-                    let certificate = certificate.map_err(|error| format!("read caBundle: {error}"))?;
-                    roots.add(certificate).map_err(|error| format!("read caBundle: {error}"))?;
-                }
-                builder.with_root_certificates(roots).with_no_client_auth()
-            }
-            None => builder.with_native_roots().map_err(|error| error.to_string())?.with_no_client_auth(),
+    async fn ask(&self, review: &Value) -> Result<Bytes, String> {
+        let service = self.config.service.as_ref().map(|service| ServiceTarget {
+            namespace: &service.namespace,
+            name: &service.name,
+            port: service.port,
+            path: service.path.as_deref(),
+        });
+        let target = Target {
+            url: self.config.url.as_deref(),
+            service,
+            bundle: self.config.ca_bundle.as_ref().map_or(&[][..], |bundle| &bundle.0),
+            timeout: TIMEOUT,
+            answer_max: ANSWER_MAX,
+            query: "?timeout=30s",
         };
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_only();
-        let connector = match &self.config.service {
-            Some(service) => {
-                let name = ServerName::try_from(host_of(service)).map_err(|error| error.to_string())?;
-                https
-                    .with_server_name_resolver(FixedServerNameResolver::new(name))
-                    .enable_http1()
-                    .wrap_connector(connector)
-            }
-            None => https.enable_http1().wrap_connector(connector),
-        };
-        Ok(Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .build(connector))
+        let find = |namespace: &str, name: &str| self.find(namespace, name);
+        self.clients.post(&target, &find, review.to_string().into()).await.map_err(|error| error.to_string())
     }
 
-    /// Where the webhook is, and the host it is called by.
-    fn address(&self) -> Result<(String, Option<String>), String> {
-        let Some(service) = &self.config.service else {
-            return Ok((self.config.url.clone().unwrap_or_default(), None));
-        };
-        let port = service.port.unwrap_or(443);
-        let ip = self.cluster_ip(service)?;
-        let ip = if ip.contains(':') { format!("[{ip}]") } else { ip };
-        let path = service.path.as_deref().unwrap_or("/");
-        Ok((format!("https://{ip}:{port}{path}"), Some(format!("{}:{port}", host_of(service)))))
-    }
-
-    fn cluster_ip(&self, service: &ServiceReference) -> Result<String, String> {
-        let key = format!("/registry/services/specs/{}/{}", service.namespace, service.name);
-        let entry = self.cache.peek(&key).ok_or_else(|| format!("service {:?} not found", service.name))?;
-        let held: Value = serde_json::from_slice(&entry.bytes).map_err(|error| error.to_string())?;
-        match held["spec"]["clusterIP"].as_str() {
-            Some(ip) if !ip.is_empty() && ip != "None" => Ok(ip.to_owned()),
-            _ => Err(format!("service {:?} has no cluster address", service.name)),
-        }
-    }
-
-    async fn review(&self, objects: Vec<Value>, api_version: &str) -> Result<Vec<Value>, String> {
-        if !self.is_v1 {
-            return Err("the webhook speaks none of the review versions that are served: v1".to_owned());
-        }
+    async fn review(&self, objects: &[Value], api_version: &str) -> Result<Vec<Value>, String> {
+        let failed = |why: String| format!("failed: {why}");
+        let version = self.version.ok_or("failed: no supported conversion review versions".to_owned())?;
         let uid = uuid::Uuid::new_v4().to_string();
         let review = json!({
             "kind": "ConversionReview",
-            "apiVersion": "apiextensions.k8s.io/v1",
+            "apiVersion": format!("{GROUP}/{version}"),
             "request": {"uid": uid, "desiredAPIVersion": api_version, "objects": objects},
         });
-        let (url, host) = self.address()?;
-        let call = async {
-            let mut request = Request::post(&url)
-                .header(header::CONTENT_TYPE, "application/json")
-                .header(header::ACCEPT, "application/json");
-            if let Some(host) = host {
-                request = request.header(header::HOST, host);
-            }
-            let request =
-                request.body(reply::full(Bytes::from(review.to_string()))).map_err(|error| error.to_string())?;
-            let response = self.client()?.request(request).await.map_err(|error| told(&error))?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
-            let body = body.map_err(|error| error.to_string())?.to_bytes();
-            if !status.is_success() {
-                return Err(format!(
-                    "an error on the server ({:?}) has prevented the request from succeeding",
-                    String::from_utf8_lossy(&body[..body.len().min(1024)])
-                ));
-            }
-            serde_json::from_slice::<Value>(&body).map_err(|error| error.to_string())
-        };
-        let shown = url.split('?').next().unwrap_or_default();
-        let answer = match tokio::time::timeout(TIMEOUT, call).await {
-            Ok(answer) => answer.map_err(|why| format!("Post {shown:?}: {why}"))?,
-            Err(_) => return Err(format!("Post {shown:?}: context deadline exceeded")),
-        };
-        judge(answer, &uid, &objects, api_version)
+        let body = self.ask(&review).await.map_err(failed)?;
+        let answer: Value = serde_json::from_slice(&body)
+            .map_err(|error| failed(format!("couldn't get version/kind; json parse error: {error}")))?;
+        let converted = judge(answer, version, &uid).map_err(failed)?;
+        restore(converted, objects, api_version)
     }
 }
 
-fn host_of(service: &ServiceReference) -> String {
-    format!("{}.{}.svc", service.name, service.namespace)
-}
-
-fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text += &format!(": {error}");
-        source = error.source();
+/// The converted objects, if the answer is one to the request.
+fn judge(mut answer: Value, version: &str, uid: &str) -> Result<Vec<Value>, String> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (kind, group) = (text(&answer["kind"]), text(&answer["apiVersion"]));
+    if version == "v1" && (kind != "ConversionReview" || group != format!("{GROUP}/v1")) {
+        let group = if group.contains('/') { group } else { format!("/{group}") };
+        return Err(format!(
+            "expected webhook response of {GROUP}/v1, Kind=ConversionReview, got {group}, Kind={kind}"
+        ));
     }
-    text
-}
-
-/// The converted objects, if the answer is one to the request and changes nothing that it may not.
-fn judge(mut answer: Value, uid: &str, sent: &[Value], api_version: &str) -> Result<Vec<Value>, String> {
-    if answer["kind"] != "ConversionReview" || answer["apiVersion"] != "apiextensions.k8s.io/v1" {
-        return Err("expected webhook response of apiextensions.k8s.io/v1, Kind=ConversionReview".to_owned());
-    }
-    let response = answer["response"].take();
+    let mut response = answer["response"].take();
     if response.is_null() {
         return Err("no response provided".to_owned());
     }
-    if response["uid"] != uid {
-        return Err(format!("expected response.uid={uid:?}, got {}", response["uid"]));
+    if version == "v1" && response["uid"] != uid {
+        return Err(format!("expected response.uid={uid:?}, got {:?}", text(&response["uid"])));
     }
-    if response["result"]["status"] != "Success" {
-        let message = response["result"]["message"].as_str().unwrap_or_default();
-        let status = &response["result"]["status"];
-        return Err(match message {
-            "" => format!("response.result.status was '{}', not 'Success'", status.as_str().unwrap_or_default()),
-            message => message.to_owned(),
-        });
+    let status = text(&response["result"]["status"]);
+    if status != "Success" {
+        let message = text(&response["result"]["message"]);
+        let plain = format!("response.result.status was '{status}', not 'Success'");
+        return Err(if message.is_empty() { plain } else { message });
     }
-    let converted = response["convertedObjects"].as_array().cloned().unwrap_or_default();
-    if converted.len() != sent.len() {
-        return Err(format!("expected {} converted objects, got {}", sent.len(), converted.len()));
+    match response["convertedObjects"].take() {
+        Value::Array(objects) => Ok(objects),
+        _ => Ok(Vec::new()),
     }
-    converted
-        .into_iter()
-        .zip(sent)
-        .enumerate()
-        .map(|(index, (object, sent))| one(object, sent, index, api_version))
-        .collect()
 }
 
-fn one(mut object: Value, sent: &Value, index: usize, api_version: &str) -> Result<Value, String> {
-    if object["apiVersion"] != api_version {
-        return Err(format!(
-            "invalid groupVersion at index {index}: expected {api_version}, got {}",
-            object["apiVersion"].as_str().unwrap_or_default()
-        ));
+/// What came back, if it changes nothing that it may not, with the metadata that was sent but for labels and annotations.
+fn restore(converted: Vec<Value>, sent: &[Value], api_version: &str) -> Result<Vec<Value>, String> {
+    if converted.len() != sent.len() {
+        return Err(format!("returned {} objects, expected {}", converted.len(), sent.len()));
     }
-    if object["kind"] != sent["kind"] {
-        return Err(format!("invalid kind at index {index}: expected {}, got {}", sent["kind"], object["kind"]));
-    }
-    for field in ["name", "namespace", "uid"] {
-        if object["metadata"].get(field) != sent["metadata"].get(field) {
-            return Err(format!("invalid metadata at index {index}: must have the same {field}"));
+    let each = converted.into_iter().zip(sent).enumerate();
+    each.map(|(index, (mut object, sent))| {
+        let held = object["apiVersion"].as_str().unwrap_or_default();
+        if held != api_version {
+            let why = format!("invalid groupVersion (expected {api_version}, received {held})");
+            return Err(format!("returned invalid converted object at index {index}: {why}"));
+        }
+        let invalid = |why: String| format!("returned invalid converted object at index {index}: {why}");
+        same_object(&object, sent).map_err(invalid)?;
+        let metadata = metadata(&object, sent)
+            .map_err(|why| format!("returned invalid metadata in object at index {index}: {why}"))?;
+        object["metadata"] = Value::Object(metadata);
+        Ok(object)
+    })
+    .collect()
+}
+
+/// Source: `validateConvertedObject`.
+fn same_object(object: &Value, sent: &Value) -> Result<(), String> {
+    for (name, path) in
+        [("kind", "/kind"), ("name", "/metadata/name"), ("namespace", "/metadata/namespace"), ("UID", "/metadata/uid")]
+    {
+        let text = |value: &Value| value.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (expected, got) = (text(sent), text(object));
+        if expected != got {
+            return Err(format!("must have the same {name}: {expected} != {got}"));
         }
     }
-    // A webhook may change labels and annotations; the rest of the metadata is what it was.
-    let mut metadata = sent["metadata"].clone();
+    Ok(())
+}
+
+/// A webhook may change labels and annotations; the rest of the metadata is what it was. Source: `restoreObjectMeta`.
+fn metadata(object: &Value, sent: &Value) -> Result<Map<String, Value>, String> {
+    let answered = object.get("metadata").ok_or("missing metadata in converted object")?;
+    let answered = answered
+        .as_object()
+        .ok_or_else(|| format!("invalid metadata of type {} in converted object", go_type(answered)))?;
+    let mut metadata = sent["metadata"].as_object().cloned().unwrap_or_default();
     for field in ["labels", "annotations"] {
-        match object["metadata"].get(field).filter(|value| !value.is_null()) {
-            Some(value) => metadata[field] = value.clone(),
-            None => {
-                metadata.as_object_mut().map(|metadata| metadata.remove(field));
-            }
+        let Some(held) = answered.get(field).filter(|held| !held.is_null()) else {
+            metadata.remove(field);
+            continue;
+        };
+        let held = held
+            .as_object()
+            .ok_or_else(|| format!("invalid metadata.{field} of type {} in converted object", go_type(held)))?;
+        if let Some((key, value)) = held.iter().find(|(_, value)| !value.is_string()) {
+            let kind = go_type(value);
+            return Err(format!("metadata.{field}[{key}] must be a string, but is {kind} in converted object"));
         }
+        if metadata.get(field).and_then(Value::as_object) != Some(held) {
+            check_map(field, held)?;
+        }
+        metadata.insert(field.to_owned(), Value::Object(held.clone()));
     }
-    object["metadata"] = metadata;
-    Ok(object)
+    Ok(metadata)
+}
+
+fn check_map(field: &str, held: &Map<String, Value>) -> Result<(), String> {
+    let texts = held.iter().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
+    let (texts, path) = (Some(texts.collect()), Path::new("metadata").child(field));
+    let errors = match field {
+        "labels" => selector::validate_labels(texts.as_ref(), &path),
+        _ => meta::validate_annotations(&ObjectMeta { annotations: texts, ..ObjectMeta::default() }, &path),
+    };
+    match errors.iter().map(ToString::to_string).collect::<Vec<_>>().as_slice() {
+        [] => Ok(()),
+        [one] => Err(one.clone()),
+        many => Err(format!("[{}]", many.join(", "))),
+    }
+}
+
+/// How Go names the type of a value.
+fn go_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "<nil>",
+        Value::Bool(_) => "bool",
+        Value::Number(number) if number.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
 }
 
 impl Converter for Webhook {
     fn convert<'a>(&'a self, objects: Vec<Value>, api_version: &'a str) -> Converted<'a, Vec<Value>> {
         Box::pin(async move {
             let mut converted = Vec::with_capacity(objects.len());
-            let mut rest = objects;
-            while !rest.is_empty() {
-                let later = rest.split_off(rest.len().min(OBJECTS_MAX));
-                let part = self
-                    .review(std::mem::replace(&mut rest, later), api_version)
-                    .await
-                    .map_err(|why| ConvertError(format!("conversion webhook for {} failed: {why}", self.subject)))?;
-                converted.extend(part);
+            for part in objects.chunks(OBJECTS_MAX) {
+                let of = |field: &str| part[0][field].as_str().unwrap_or_default();
+                let subject = format!("{}, Kind={}", of("apiVersion"), of("kind"));
+                let made = self.review(part, api_version).await;
+                converted.extend(made.map_err(|why| ConvertError(format!("conversion webhook for {subject} {why}")))?);
             }
             Ok(converted)
         })
@@ -268,7 +232,8 @@ mod tests {
             json!({"apiVersion": "a/v1", "kind": "C", "metadata": {"name": "n", "uid": "u", "resourceVersion": "4", "labels": {"a": "b"}}}),
         ];
         let answer = json!({"kind": "ConversionReview", "apiVersion": "apiextensions.k8s.io/v1", "response": response});
-        let got = judge(answer, "id", &sent, "a/v2").map(|mut objects| objects.remove(0));
+        let made = judge(answer, "v1", "id").map_err(|why| format!("failed: {why}"));
+        let got = made.and_then(|made| restore(made, &sent, "a/v2")).map(|mut objects| objects.remove(0));
         assert_eq!(got, expected.map_err(ToOwned::to_owned));
     }
 
@@ -282,23 +247,20 @@ mod tests {
                 json!({"apiVersion": "a/v2", "kind": "C", "metadata": {"name": "n", "uid": "u", "resourceVersion": "4", "labels": {"x": "y"}}, "spec": 1}),
             ),
         );
-        check(json!({"uid": "other", "result": success}), Err("expected response.uid=\"id\", got \"other\""));
-        check(json!({"uid": "id", "result": {"status": "Failed", "message": "no"}}), Err("no"));
-        check(
-            json!({"uid": "id", "result": success, "convertedObjects": []}),
-            Err("expected 1 converted objects, got 0"),
-        );
+        check(json!({"uid": "other", "result": success}), Err("failed: expected response.uid=\"id\", got \"other\""));
+        check(json!({"uid": "id", "result": {"status": "Failed", "message": "no"}}), Err("failed: no"));
+        check(json!({"uid": "id", "result": success, "convertedObjects": []}), Err("returned 0 objects, expected 1"));
         let mut moved = object.clone();
         moved["metadata"]["name"] = "m".into();
         check(
             json!({"uid": "id", "result": success, "convertedObjects": [moved]}),
-            Err("invalid metadata at index 0: must have the same name"),
+            Err("returned invalid converted object at index 0: must have the same name: n != m"),
         );
         let mut old = object;
         old["apiVersion"] = "a/v1".into();
         check(
             json!({"uid": "id", "result": success, "convertedObjects": [old]}),
-            Err("invalid groupVersion at index 0: expected a/v2, got a/v1"),
+            Err("returned invalid converted object at index 0: invalid groupVersion (expected a/v2, received a/v1)"),
         );
     }
 }

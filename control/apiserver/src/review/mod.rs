@@ -1,8 +1,8 @@
 //! Reviews: questions that are asked by creating them. Nothing is stored; the answer is the object with its status.
 //!
 //! A row without storage is one of these. Source: `pkg/registry/{authentication,authorization}`. Invariants: a self-review speaks
-//! of the caller as impersonated; an answer goes out in the encoding that the client asks for.
-//! Absent on purpose: admission, which has nothing to say of what is not stored.
+//! of the caller as impersonated; an answer goes out in the encoding that the client asks for. Webhooks may see and change a
+//! question, as they may any object that is created; policies have no say.
 
 mod access;
 mod rules;
@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Response, StatusCode};
 use jiff::Timestamp;
+use wharf_admission::{Attributes, Notes, Operation};
 use wharf_auth::User;
 use wharf_registry::Row;
 use wharf_types::field::{self, Path};
@@ -23,10 +24,12 @@ use wharf_types::k8s::api::authorization::v1::{
     LocalSubjectAccessReview, SelfSubjectAccessReview, SelfSubjectRulesReview, SubjectAccessReview,
 };
 use wharf_types::meta::{ObjectMeta, Time};
-use wharf_types::{AnyObject, ApiError};
+use wharf_types::{AnyObject, ApiError, BoxObject};
 
+use crate::audit::Annotations;
 use crate::body;
-use crate::options::WriteOptions;
+use crate::call::Cluster;
+use crate::options::{self, WriteOptions};
 use crate::query::Query;
 use crate::reply::{self, Body};
 use crate::request::Resource;
@@ -64,9 +67,35 @@ pub async fn answer(
     let body::Decoded { object: (mut object, _), strict } = body::object(bytes, &parts.headers, row)?;
     let warnings = body::judge(strict, options.validation, &row.gvk)?;
     create::settle_namespace(route.namespace.as_deref(), object.meta_mut())?;
+    let write = Attributes {
+        operation: Operation::Create,
+        row: route.row.clone(),
+        subresource: None,
+        namespace: route.namespace.clone(),
+        name: String::new(),
+        object: Some(object),
+        old: None,
+        user: user.clone(),
+        dry_run: options.dry_run,
+        options: options::admitted(query, Operation::Create),
+        reinvocation: Default::default(),
+        managed: Default::default(),
+    };
+    let mut notes = Notes { warnings, ..Notes::default() };
+    let mut object = admit(server, write, &mut notes).await?;
     let asked = Asked { server, user, row, now: (server.clock)() };
     asked.answer(&mut *object).await?;
-    reply::written(&parts.headers, StatusCode::CREATED, object.to_vec().into(), &warnings)
+    let mut response = reply::written(&parts.headers, StatusCode::CREATED, object.to_vec().into(), &notes.warnings)?;
+    if !notes.audit_annotations.is_empty() {
+        response.extensions_mut().insert(Annotations(notes.audit_annotations));
+    }
+    Ok(response)
+}
+
+async fn admit(server: &ApiServer, mut write: Attributes, notes: &mut Notes) -> Result<BoxObject, ApiError> {
+    server.admission.admit(&mut write, &Cluster(server), notes).await?;
+    server.admission.validate(&write, &Cluster(server), notes).await?;
+    write.object.ok_or_else(|| ApiError::internal("an admission plugin took the question away"))
 }
 
 impl Asked<'_> {

@@ -65,10 +65,11 @@ pub fn settle_namespace(namespace: Option<&str>, meta: &mut ObjectMeta) -> Resul
 /// Creates an object that has its defaults; also what a PUT to a missing name comes to where the kind allows it.
 pub async fn create_object(call: &mut Call, made: Made, dry_run: bool) -> Result<Written, ApiError> {
     call.name = made.object.name().to_owned();
-    let mut managed = managed::of_new(call, &made);
+    let managed = managed::of_new(call, &made);
     let mut write = call.attributes(Operation::Create, Some(made.object), None, dry_run);
-    call.admit_with(&mut write, &mut managed, None).await?;
-    let managed = managed.as_deref();
+    write.managed.new = managed;
+    call.admit_with(&mut write).await?;
+    let managed = write.managed.new.as_ref();
     let object = write.object.take().ok_or_else(|| ApiError::internal("an admission plugin took the object away"))?;
     let prefix = object.meta().generate_name.clone().filter(|_| object.name().is_empty()).unwrap_or_default();
     if prefix.is_empty() {
@@ -103,7 +104,7 @@ fn generate(prefix: &str) -> String {
 async fn store(
     call: &mut Call,
     mut object: BoxObject,
-    managed: Option<&[u8]>,
+    managed: Option<&Bytes>,
     dry_run: bool,
 ) -> Result<Written, ApiError> {
     call.name = object.name().to_owned();
@@ -119,7 +120,9 @@ async fn store(
     validate(call, &*object)?;
     call.warn(kind.warnings(&*object, None));
     let mut write = call.attributes(Operation::Create, Some(object), None, dry_run);
-    call.validate_with(&mut write, managed, None).await?;
+    write.managed.new = managed.cloned();
+    call.validate(&write).await?;
+    let managed = managed.map(|managed| &**managed);
     let Some(object) = write.object else { return Err(ApiError::internal("the object to create is gone")) };
     let held = object.meta().resource_version.as_deref().unwrap_or_default();
     if !held.is_empty() && held != "0" {

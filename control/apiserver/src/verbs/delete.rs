@@ -100,6 +100,9 @@ pub async fn delete_object(call: &mut Call, options: &DeleteOptions) -> Result<O
         check_preconditions(&call.row, old.meta(), options)?;
         let mut write = call.attributes(Operation::Delete, None, Some(old), dry_run);
         write.options = serde_json::to_value(options).ok();
+        write.managed.old = managed::stored(&entry);
+        // An object of a collection is not asked for by its name.
+        write.name.clone_from(&call.asked_name);
         call.admit(&mut write).await?;
         call.validate(&write).await?;
         let Some(old) = write.old else { return Err(ApiError::internal("the object to delete is gone")) };

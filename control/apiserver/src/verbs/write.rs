@@ -4,11 +4,9 @@
 //! Invariants: an update that changes nothing writes nothing; the last finalizer's going completes a deletion; a write is
 //! decided on the very state that it replaces.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use jiff::Timestamp;
-use wharf_admission::Operation;
+use wharf_admission::{Managed, Operation};
 use wharf_cache::{Entry, Error as CacheError};
 use wharf_machinery::apply::{Managers, text};
 use wharf_registry::{Subresource, meta as rules};
@@ -60,6 +58,8 @@ pub type Make<'a> = dyn FnMut(&Call, Option<&Entry>) -> Result<Made, ApiError> +
 
 /// Updates the object of the call.
 pub async fn update(call: &mut Call, plan: Plan, make: &mut Make<'_>) -> Result<Written, ApiError> {
+    // What was said before the first attempt, of the request itself, stays said.
+    let said = call.notes.clone();
     for _ in 0..TRIES {
         let Some(entry) = call.current().await? else {
             if plan.rules != Rules::Main || !plan.may_create {
@@ -77,7 +77,7 @@ pub async fn update(call: &mut Call, plan: Plan, make: &mut Make<'_>) -> Result<
             return Ok(written);
         }
         // Warnings are those of the attempt that holds.
-        call.notes = Default::default();
+        call.notes = said.clone();
     }
     Err(ApiError::modified(call.gvr(), &call.name))
 }
@@ -86,14 +86,14 @@ pub async fn update(call: &mut Call, plan: Plan, make: &mut Make<'_>) -> Result<
 async fn attempt(call: &mut Call, plan: Plan, entry: &Entry, made: Made) -> Result<Option<Written>, ApiError> {
     let Made { object, owners } = made;
     let old = call.decode(entry)?;
-    let held = text::managed(&entry.bytes);
     if plan.whole {
         check_uid(call, &*object, &*old, entry)?;
     }
     check_version(call, &*object, entry)?;
-    let mut managed = managed::of_update(call, entry, &*object, owners).map(Cow::into_owned);
+    let managed = managed::of_update(call, entry, &*object, owners);
     let mut write = call.attributes(Operation::Update, Some(object), Some(old), plan.dry_run);
-    call.admit_with(&mut write, &mut managed, held).await?;
+    write.managed = Managed { new: managed, old: managed::stored(entry) };
+    call.admit_with(&mut write).await?;
     let (Some(object), Some(old)) = (write.object.as_deref_mut(), write.old.as_deref()) else {
         return Err(ApiError::internal("an admission plugin took the object away"));
     };
@@ -110,15 +110,16 @@ async fn attempt(call: &mut Call, plan: Plan, entry: &Entry, made: Made) -> Resu
     if plan.rules == Rules::Main {
         call.warn(call.row.kind.warnings(object, Some(old)));
     }
-    call.validate_with(&mut write, managed.as_deref(), held).await?;
+    call.validate(&write).await?;
     let (Some(mut object), Some(old)) = (write.object, write.old) else {
         return Err(ApiError::internal("the object to update is gone"));
     };
+    let Managed { new: managed, old: held } = write.managed;
     if finished(&*object, &*old) {
         return finish(call, plan.dry_run, entry, object, managed.as_deref()).await;
     }
     // What is sealed with an old key is written again as it is.
-    let is_same = object.same(&*old) && same_owners(held, managed.as_deref());
+    let is_same = object.same(&*old) && same_owners(held.as_deref(), managed.as_deref());
     if is_same && !call.server.cache.store().is_stale(&entry.key) {
         return Ok(Some(Written { bytes: entry.bytes.clone(), created: false }));
     }

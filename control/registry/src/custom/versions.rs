@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::Value;
+use wharf_types::Gvk;
 
 use super::kind::Custom;
 use crate::convert::{Convert, ConvertError, Converted, ordered};
@@ -71,6 +72,11 @@ impl Family {
         }
         Ok(values)
     }
+
+    async fn bring_one(&self, object: Bytes, version: &str) -> Result<Bytes, ConvertError> {
+        let brought = self.bring(vec![parse(&object)?], version).await?;
+        Ok(brought.first().map(|value| ordered(value).into()).unwrap_or(object))
+    }
 }
 
 fn parse(bytes: &Bytes) -> Result<Value, ConvertError> {
@@ -109,8 +115,11 @@ impl Convert for Version {
             if self.name == self.family.stored {
                 return Ok(object);
             }
-            let brought = self.family.bring(vec![parse(&object)?], &self.family.stored).await?;
-            Ok(brought.first().map(|value| ordered(value).into()).unwrap_or(object))
+            self.family.bring_one(object, &self.family.stored).await
         })
+    }
+
+    fn to_other<'a>(&'a self, object: Bytes, other: &'a Gvk) -> Option<Converted<'a, Bytes>> {
+        Some(Box::pin(self.family.bring_one(object, &other.version)))
     }
 }

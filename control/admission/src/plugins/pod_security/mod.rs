@@ -5,6 +5,7 @@
 
 mod baseline;
 mod checks;
+mod configuration;
 mod policy;
 mod restricted;
 
@@ -12,6 +13,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use serde_yaml::Value;
 use wharf_registry::Subresource;
 use wharf_types::k8s::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use wharf_types::k8s::api::batch::v1::{CronJob, Job};
@@ -21,6 +23,7 @@ use wharf_types::{AnyObject, ApiError, Gvr};
 
 use self::checks::Subject;
 pub use self::policy::{Level, LevelVersion, Policy, Version};
+use crate::config::Load;
 use crate::{Attributes, Notes, Operation, Plugin, Reader};
 
 const NAMESPACES: Gvr = super::core_v1("namespaces");
@@ -45,6 +48,13 @@ pub struct PodSecurity {
 impl Plugin for PodSecurity {
     fn name(&self) -> &'static str {
         "PodSecurity"
+    }
+
+    fn configure(&mut self, part: Option<&Value>, _: &Load<'_>) -> Result<(), String> {
+        if let Some(part) = part {
+            *self = configuration::read(part)?;
+        }
+        Ok(())
     }
 
     fn handles(&self, operation: Operation) -> bool {

@@ -4,7 +4,7 @@
 //! version that it was decided on, before the write goes on, so no two writers ever spend the same rest; a dry run charges
 //! nothing. Writes to one namespace that wait at the same time are decided together and cost one commit for each quota.
 //! A write that fails after its charge leaves the quota too high until the controller has counted again, as upstream.
-//! Absent on purpose: configuration of resources that are limited without a quota.
+//! The configuration names resources that are not to be used where no quota covers them.
 
 mod check;
 
@@ -14,14 +14,22 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use serde::Deserialize;
+use serde_yaml::Value;
 use wharf_machinery::quota::{self, Evaluator, What};
 use wharf_registry::Subresource;
+use wharf_types::field::{Error, Path};
 use wharf_types::k8s::api::core::v1::{PersistentVolumeClaim, ResourceQuota};
 use wharf_types::{ApiError, Gvr};
 
-use self::check::Demand;
+use self::check::{Demand, Limited};
+use crate::config;
 use crate::{Attributes, Notes, Operation, Plugin, Reader};
 
+const KIND: &str = "ResourceQuotaConfiguration";
+const VERSIONS: [&str; 1] = ["apiserver.config.k8s.io/v1"];
+const OLD_KIND: &str = "Configuration";
+const OLD_VERSIONS: [&str; 2] = ["resourcequota.admission.k8s.io/v1beta1", "resourcequota.admission.k8s.io/v1alpha1"];
 const QUOTAS: Gvr = super::core_v1("resourcequotas");
 /// How often charges of one batch start again because a quota has changed: by the controller, or by another server.
 const TRIES: usize = 10;
@@ -32,6 +40,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct ResourceQuotaPlugin {
     /// Namespaces in which somebody is waiting.
     counters: Mutex<HashMap<String, Arc<Counter>>>,
+    limited: Vec<Limited>,
+}
+
+/// The plugin's part of the configuration.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Configuration {
+    #[serde(default)]
+    limited_resources: Vec<Limited>,
 }
 
 /// Where the writers of a namespace queue. Whoever holds `turn` decides for everyone who is waiting.
@@ -52,6 +69,22 @@ impl Plugin for ResourceQuotaPlugin {
         "ResourceQuota"
     }
 
+    fn configure(&mut self, part: Option<&Value>, _: &config::Load<'_>) -> Result<(), String> {
+        let Some(part) = part else { return Ok(()) };
+        let kind = if part.get("kind").and_then(Value::as_str) == Some(OLD_KIND) { OLD_KIND } else { KIND };
+        let versions = if kind == OLD_KIND { &OLD_VERSIONS[..] } else { &VERSIONS[..] };
+        let read: Configuration = config::read(part, versions, kind)?;
+        let path = Path::new("limitedResources");
+        let unnamed = read.limited_resources.iter().enumerate().filter(|(_, limit)| limit.resource.is_empty());
+        let errors = unnamed.map(|(index, _)| Error::required(&path.index(index).child("resource"), "").to_string());
+        let errors: Vec<String> = errors.collect();
+        if !errors.is_empty() {
+            return Err(super::refusals(&errors));
+        }
+        self.limited = read.limited_resources;
+        Ok(())
+    }
+
     fn handles(&self, operation: Operation) -> bool {
         matches!(operation, Operation::Create | Operation::Update)
     }
@@ -64,7 +97,7 @@ impl Plugin for ResourceQuotaPlugin {
         let Some(evaluator) = Evaluator::of(&gvr.group, &gvr.resource).filter(|it| is_charged(it, write)) else {
             return Ok(());
         };
-        if cluster.list(&QUOTAS, Some(namespace)).is_empty() {
+        if self.limited.is_empty() && cluster.list(&QUOTAS, Some(namespace)).is_empty() {
             return Ok(());
         }
         let Some(object) = write.object.as_ref().map(|object| object.clone_box()) else { return Ok(()) };
@@ -77,6 +110,7 @@ impl Plugin for ResourceQuotaPlugin {
             is_status: write.subresource == Some(Subresource::Status),
             charges: !write.dry_run && !doomed,
             refuse: write.forbidden(""),
+            limited: self.limited.clone(),
         };
         let waiter = Arc::new(Waiter { demand, verdict: OnceLock::new() });
         tokio::time::timeout(PATIENCE, self.wait(namespace, &waiter, cluster))
@@ -296,5 +330,25 @@ mod tests {
         let admitted = futures::future::join_all(writes).await.into_iter().filter(|admitted| *admitted).count();
         assert_eq!((admitted, used(&cluster, "q")), (10, json!({"pods": "10"})));
         assert!(plugin.counters.lock().is_empty());
+    }
+    #[tokio::test]
+    async fn what_the_configuration_limits_needs_a_quota() {
+        let part = "{apiVersion: apiserver.config.k8s.io/v1, kind: ResourceQuotaConfiguration, limitedResources: [
+            {resource: pods, matchContains: [requests.cpu], matchScopes: [{scopeName: PriorityClass, operator: In, values: [high]}]}]}";
+        let mut plugin = ResourceQuotaPlugin::default();
+        plugin.configure(serde_yaml::from_str(part).ok().as_ref(), &|_| Ok(String::new())).expect("a configuration");
+        let check = async |cluster: &Cluster, pod: Pod, expected: Option<&str>| {
+            let verdict = run(&plugin, &mut write(Operation::Create, "pods", pod), cluster).await;
+            assert_eq!(verdict.err().map(|error| error.message).as_deref(), expected);
+        };
+        let none = Cluster::default();
+        let refused = "pods \"web\" is forbidden: insufficient quota to consume: requests.cpu";
+        check(&none, pod("1"), Some(refused)).await;
+        let cpu = || cluster(json!({}), json!({"requests.cpu": "9"}), json!({"requests.cpu": "0"}));
+        check(&cpu(), pod("1"), None).await;
+        let mut urgent = pod("1");
+        urgent.spec.as_mut().expect("a spec").priority_class_name = Some("high".to_owned());
+        let refused = "insufficient quota to match these scopes: [{PriorityClass In [high]}]";
+        check(&cpu(), urgent, Some(refused)).await;
     }
 }
