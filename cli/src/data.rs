@@ -71,6 +71,11 @@ impl DataDir {
         Ok(self.node()?.join("images"))
     }
 
+    /// Images of admission plugins, where no node keeps them.
+    pub fn plugins(&self) -> PathBuf {
+        self.0.join("plugins")
+    }
+
     /// Where the embedded registry of the node that runs here listens.
     pub fn registry(&self) -> Result<String> {
         let path = self.registry_file()?;

@@ -10,7 +10,8 @@ use crate::tools::{self, run};
 use crate::{fetch, guests};
 
 /// The examples' images: a guest and the reference its manifest names.
-pub const EXAMPLES: [(&str, &str); 4] = [
+pub const EXAMPLES: [(&str, &str); 5] = [
+    ("admission-policy", "admission-policy:v1"),
     ("hello-http", "hello-http:v1"),
     ("job-primes", "job-primes:v1"),
     ("counter-store", "counter-store:v1"),

@@ -3,6 +3,7 @@
 //! Nothing here does I/O or knows tokio. Kubernetes' own structs are `k8s-openapi`'s, re-exported as [`k8s`];
 //! this crate adds what upstream keeps in `apimachinery` beside them.
 
+pub mod admission;
 pub mod error;
 pub mod field;
 pub mod gvk;

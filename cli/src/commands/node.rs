@@ -8,6 +8,7 @@ use wharf_auth::pki::{Pki, ServerNames};
 
 use crate::data::Data;
 use crate::process;
+use crate::roles::images::Images;
 use crate::roles::node::{self, Joined, NodeArgs};
 
 #[derive(Args)]
@@ -36,7 +37,8 @@ impl Node {
             pki.serving(&format!("system:node:{name}"), &names, now).context("issue the node's certificate")?;
         let client = wharf_client::transport::from_kubeconfig(&self.kubeconfig).await?;
         let joined = Joined { client, serving, ca: pki.ca_der()?, cluster_dns: None };
-        let node = node::start(&data, &self.node, joined, cancel.clone()).await?;
+        let images = Images::open(&data, self.node.registry).await?;
+        let node = node::start(&data, &self.node, joined, images, cancel.clone()).await?;
         cancel.cancelled().await;
         node.stop().await;
         Ok(())

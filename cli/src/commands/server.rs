@@ -5,6 +5,7 @@ use clap::Args;
 
 use crate::data::Data;
 use crate::process;
+use crate::roles::images;
 use crate::roles::server::{self, ServerArgs};
 
 #[derive(Args)]
@@ -18,7 +19,8 @@ pub struct Server {
 impl Server {
     pub async fn run(self) -> Result<()> {
         let cancel = process::stop_on_signal()?;
-        let server = server::start(&self.data.open()?, &self.server, cancel.clone()).await?;
+        let data = self.data.open()?;
+        let server = server::start(&data, &self.server, images::of_server(&data)?, cancel.clone()).await?;
         println!("export KUBECONFIG={}", server.kubeconfig.display());
         cancel.cancelled().await;
         server.stop().await;

@@ -13,6 +13,7 @@ use wharf_auth::pki::ServerNames;
 
 use crate::data::Data;
 use crate::process;
+use crate::roles::images::Images;
 use crate::roles::node::{self, Joined, NodeArgs};
 use crate::roles::server::{self, ServerArgs};
 
@@ -34,7 +35,8 @@ impl Up {
         let begun = Instant::now();
         let cancel = process::stop_on_signal()?;
         let data = self.data.open()?;
-        let server = server::start(&data, &self.server, cancel.clone()).await?;
+        let images = Images::open(&data, self.node.registry).await?;
+        let server = server::start(&data, &self.server, images.plugins(), cancel.clone()).await?;
 
         let name = self.node.name()?;
         let now = jiff::Timestamp::now();
@@ -46,7 +48,7 @@ impl Up {
             ca: server.pki.ca_der()?,
             cluster_dns: Some(server.dns_ip),
         };
-        let node = node::start(&data, &self.node, joined, cancel.clone()).await?;
+        let node = node::start(&data, &self.node, joined, images, cancel.clone()).await?;
 
         let admin = server.client(User::new("system:admin", &[wharf_auth::MASTERS]));
         tokio::select! {

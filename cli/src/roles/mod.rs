@@ -3,5 +3,6 @@
 pub mod admission;
 pub mod audit;
 pub mod authn;
+pub mod images;
 pub mod node;
 pub mod server;

@@ -19,13 +19,13 @@ use wharf_net::proxy::Proxy;
 use wharf_net::rootless::{self, Rootless};
 use wharf_net::services::Services;
 use wharf_node::{Capacity, Node, NodeOptions, ServerOptions, ServerTls};
-use wharf_oci::pull::{self, Puller};
+use wharf_oci::pull::Puller;
 use wharf_oci::registry::Registry;
-use wharf_oci::store::Store;
 use wharf_wasm::WasmRuntime;
 
 use crate::data::DataDir;
 use crate::process;
+use crate::roles::images::Images;
 
 /// The zone of the cluster's names.
 const CLUSTER_DOMAIN: &str = "cluster.local";
@@ -91,12 +91,17 @@ impl Running {
     }
 }
 
-pub async fn start(data: &DataDir, args: &NodeArgs, joined: Joined, cancel: CancellationToken) -> Result<Running> {
+pub async fn start(
+    data: &DataDir,
+    args: &NodeArgs,
+    joined: Joined,
+    images: Images,
+    cancel: CancellationToken,
+) -> Result<Running> {
     let directory = data.node()?;
     let mut tasks = JoinSet::new();
-    let images = Store::open(&data.images()?).context("open the image store")?;
-    let registry = serve_registry(args.registry, images.clone(), &mut tasks, cancel.clone()).await?;
-    data.note_registry(registry)?;
+    let Images { store, puller, registry, listener } = images;
+    serve_registry(listener, Registry::new(store.clone()), &mut tasks, cancel.clone());
     let services = network(args, &joined, &mut tasks, cancel.clone());
 
     let network = rootless::Options {
@@ -107,13 +112,12 @@ pub async fn start(data: &DataDir, args: &NodeArgs, joined: Joined, cancel: Canc
     let runtime = WasmRuntime::new(wharf_wasm::Options {
         data: directory.clone(),
         network: Arc::new(Rootless::new(network)),
-        artifacts: images.clone(),
+        artifacts: store,
         clock: Arc::new(jiff::Timestamp::now),
         guest_threads: None,
     })
     .context("start the Wasm engine")?;
-    let options =
-        node_options(args, &joined, &directory, Arc::new(runtime), Arc::new(puller(images, registry))).await?;
+    let options = node_options(args, &joined, &directory, Arc::new(runtime), puller).await?;
     let node = Node::new(options).await.context("set the node up")?;
     tasks.spawn(async move {
         if let Err(error) = node.run(cancel.clone()).await {
@@ -122,13 +126,6 @@ pub async fn start(data: &DataDir, args: &NodeArgs, joined: Joined, cancel: Canc
         }
     });
     Ok(Running { registry, tasks })
-}
-
-/// The embedded registry goes by every name that a user on this machine may give it.
-fn puller(images: Arc<Store>, registry: SocketAddr) -> Puller {
-    let names =
-        [registry.to_string(), format!("localhost:{}", registry.port()), format!("127.0.0.1:{}", registry.port())];
-    Puller::new(images, pull::Config { insecure_registries: Vec::new(), embedded_registries: names.to_vec() })
 }
 
 async fn node_options(
@@ -179,21 +176,12 @@ fn network(args: &NodeArgs, joined: &Joined, tasks: &mut JoinSet<()>, cancel: Ca
     services
 }
 
-async fn serve_registry(
-    address: SocketAddr,
-    images: Arc<Store>,
-    tasks: &mut JoinSet<()>,
-    cancel: CancellationToken,
-) -> Result<SocketAddr> {
-    let listener =
-        TcpListener::bind(address).await.with_context(|| format!("listen on {address} for the image registry"))?;
-    let address = listener.local_addr().context("read the registry's address")?;
-    let router = Registry::new(images).router();
+fn serve_registry(listener: TcpListener, registry: Arc<Registry>, tasks: &mut JoinSet<()>, cancel: CancellationToken) {
+    let router = registry.router();
     tasks.spawn(async move {
         let serving = axum::serve(listener, router).with_graceful_shutdown(cancel.cancelled_owned());
         if let Err(error) = serving.await {
             tracing::error!(%error, "the image registry ended");
         }
     });
-    Ok(address)
 }

@@ -12,12 +12,16 @@ use rand::{RngCore, SeedableRng};
 use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
+use wharf_admission::Chain;
+use wharf_admission::wasm::{Components, Host};
 use wharf_apiserver::aggregate::FrontProxy;
 use wharf_apiserver::aggregate::availability::{self, Authorities};
 use wharf_apiserver::allocate::Allocators;
 use wharf_apiserver::allocate::service::{Cidr, NODE_PORTS, Services};
 use wharf_apiserver::health::Check;
-use wharf_apiserver::{ApiServer, NodeClient, Stored, bootstrap, definitions, encryption, listen, policy};
+use wharf_apiserver::{
+    ApiServer, NodeClient, Stored, bootstrap, definitions, encryption, listen, plugins as extensions, policy,
+};
 use wharf_auth::kubeconfig::Kubeconfig;
 use wharf_auth::pki::{Identity, Pki, ServerNames};
 use wharf_auth::token::Key;
@@ -124,7 +128,13 @@ impl Running {
     }
 }
 
-pub async fn start(data: &DataDir, args: &ServerArgs, cancel: CancellationToken) -> Result<Running> {
+/// `components` is where admission plugins are loaded from.
+pub async fn start(
+    data: &DataDir,
+    args: &ServerArgs,
+    components: Arc<dyn Components>,
+    cancel: CancellationToken,
+) -> Result<Running> {
     let now = Timestamp::now();
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("listen on {}", args.listen))?;
     let address = listener.local_addr().context("read the listener's address")?;
@@ -142,7 +152,11 @@ pub async fn start(data: &DataDir, args: &ServerArgs, cancel: CancellationToken)
         (args.service_cidr.address(API_PLACE).into(), args.service_cidr.address(DNS_PLACE).into());
     let front_proxy = Pki::open(&data.pki().join("front-proxy"), now).context("open the front proxy's authority")?;
     let identities = Identities::open(args, &pki, &mut tasks, &cancel)?;
-    let api = api_server(args, table, cache, identities, &pki, &front_proxy).await?;
+    let host = Arc::new(Host::new(Some(components)));
+    let admission = Chain::select(&args.enable_admission_plugins, &args.disable_admission_plugins, host)
+        .context("choose the admission plugins")?;
+    let admission = admission::configured(admission, args.admission_control_config_file.as_deref())?;
+    let api = api_server(args, (table, cache, admission), identities, &pki, &front_proxy).await?;
     if let Some((auditor, sender)) = audit::open(&args.audit).await? {
         api.audit_to(auditor);
         if let Some(sender) = sender {
@@ -165,6 +179,7 @@ pub async fn start(data: &DataDir, args: &ServerArgs, cancel: CancellationToken)
     policy::ensure(&running.api).await.context("write the roles every cluster has")?;
     running.tasks.spawn(bootstrap::keep(running.api.clone(), location, cancel.clone()));
     running.tasks.spawn(definitions::run(running.api.clone(), cancel.clone()));
+    running.tasks.spawn(extensions::run(running.api.clone(), cancel.clone()));
     running.tasks.spawn(availability::keep(running.api.clone(), authorities, cancel.clone()));
     Ok(with_loops(running, args, cancel))
 }
@@ -261,8 +276,7 @@ impl Identities {
 
 async fn api_server(
     args: &ServerArgs,
-    table: Arc<Table>,
-    cache: Arc<Cache>,
+    (table, cache, admission): (Arc<Table>, Arc<Cache>, Chain),
     identities: Identities,
     pki: &Pki,
     front_proxy: &Pki,
@@ -278,11 +292,7 @@ async fn api_server(
     let options = wharf_apiserver::Options {
         table,
         cache,
-        admission: admission::configured(
-            wharf_admission::Chain::select(&args.enable_admission_plugins, &args.disable_admission_plugins)
-                .context("choose the admission plugins")?,
-            args.admission_control_config_file.as_deref(),
-        )?,
+        admission,
         authenticator: requests,
         tokens: Some(tokens),
         token_key: Some(key),

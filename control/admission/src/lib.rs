@@ -14,6 +14,7 @@ pub mod plugins;
 mod policy;
 mod reinvocation;
 mod subject;
+pub mod wasm;
 mod webhook;
 
 /// Calls to webhooks, for who else has some to call.
@@ -147,23 +148,30 @@ pub enum SelectError {
 #[derive(Default)]
 pub struct Chain {
     plugins: Vec<Box<dyn Plugin>>,
+    host: Arc<wasm::Host>,
 }
 
 impl Chain {
     pub fn new(plugins: Vec<Box<dyn Plugin>>) -> Self {
-        Self { plugins }
+        Self { plugins, host: Arc::default() }
     }
 
     /// The plugins that are on by default.
     pub fn built_in() -> Self {
-        let on = plugins::ordered().into_iter().filter(|plugin| !plugins::OFF_BY_DEFAULT.contains(&plugin.name()));
-        Self::new(on.collect())
+        Self::default_with(Arc::default())
+    }
+
+    /// The same, where this host runs the plugins that are components.
+    pub fn default_with(host: Arc<wasm::Host>) -> Self {
+        let all = plugins::ordered(&host).into_iter();
+        let on = all.filter(|plugin| !plugins::OFF_BY_DEFAULT.contains(&plugin.name()));
+        Self { plugins: on.collect(), host }
     }
 
     /// The plugins that are on by default, with some more and without others. Names that are in both lists, or that no
-    /// plugin has, are an error.
-    pub fn select(enable: &[String], disable: &[String]) -> Result<Self, SelectError> {
-        let all = plugins::ordered();
+    /// plugin has, are an error. `host` runs the plugins that are components.
+    pub fn select(enable: &[String], disable: &[String], host: Arc<wasm::Host>) -> Result<Self, SelectError> {
+        let all = plugins::ordered(&host);
         for name in enable.iter().chain(disable) {
             if !all.iter().any(|plugin| plugin.name() == name) {
                 return Err(SelectError::Unknown(name.clone()));
@@ -177,7 +185,12 @@ impl Chain {
             let by_default = !plugins::OFF_BY_DEFAULT.contains(&plugin.name());
             (by_default || has(enable, plugin)) && !has(disable, plugin)
         };
-        Ok(Self::new(all.into_iter().filter(|plugin| is_on(&**plugin)).collect()))
+        Ok(Self { plugins: all.into_iter().filter(|plugin| is_on(&**plugin)).collect(), host })
+    }
+
+    /// What runs the plugins that are components.
+    pub fn host(&self) -> &Arc<wasm::Host> {
+        &self.host
     }
 
     /// Gives each plugin its part of the configuration; `load` reads the files that a part names.
@@ -274,7 +287,7 @@ mod tests {
 
     fn check(enable: &[&str], disable: &[&str], expected: Result<(bool, bool), &str>) {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let chain = Chain::select(&owned(enable), &owned(disable)).map_err(|error| error.to_string());
+        let chain = Chain::select(&owned(enable), &owned(disable), Arc::default()).map_err(|error| error.to_string());
         let has = |chain: &Chain, name: &str| chain.names().any(|held| held == name);
         let got = chain.map(|chain| (has(&chain, "PodSecurity"), has(&chain, "AlwaysPullImages")));
         assert_eq!(got, expected.map_err(str::to_owned));

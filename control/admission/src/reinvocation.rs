@@ -14,6 +14,7 @@ pub struct Reinvocation {
     pub wanted: bool,
     pub webhooks: Round,
     pub policies: Round,
+    pub plugins: Round,
 }
 
 /// The hooks of one plugin.

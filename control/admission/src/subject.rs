@@ -20,7 +20,7 @@ use crate::{Attributes, Operation};
 
 /// Configures admission: neither a webhook nor a policy is asked about these, lest nobody could mend them.
 /// Source: `IsExemptAdmissionConfigurationResource`.
-const CONFIGURATION: &str = "admissionregistration.k8s.io";
+const CONFIGURATION: &[&str] = &["admission.wharf.dev", "admissionregistration.k8s.io"];
 /// Groups whose kinds are questions, which no policy is asked about; webhooks are. Source: `pkg/kubeapiserver/admission/exclusion`.
 const QUESTIONS: &[&str] = &["authentication.k8s.io", "authorization.k8s.io"];
 
@@ -39,7 +39,7 @@ impl Operation {
 impl Attributes {
     /// True where neither webhooks nor policies have a say.
     pub(crate) fn configures_admission(&self) -> bool {
-        self.row.gvr.group == CONFIGURATION
+        CONFIGURATION.contains(&&*self.row.gvr.group)
     }
 
     /// True where policies have no say.
@@ -93,7 +93,7 @@ pub struct Subject {
 
 /// A write in one version.
 pub struct View {
-    row: Arc<Row>,
+    pub row: Arc<Row>,
     pub kind: Gvk,
     pub object: Option<Value>,
     pub old: Option<Value>,

@@ -30,6 +30,7 @@ pub mod node;
 pub mod nonresource;
 pub mod openapi;
 mod options;
+pub mod plugins;
 pub mod policy;
 pub mod query;
 pub mod reply;

@@ -157,6 +157,11 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// For what others count.
+    pub fn registry(&mut self) -> &mut Registry {
+        &mut self.registry
+    }
+
     /// A request has been answered. `duration` is none for a long-running one.
     pub fn answered(&self, labels: &Labels, code: u16, duration: Option<Duration>) {
         let Labels { verb, group, version, resource, subresource, scope, dry_run } = labels.clone();

@@ -43,6 +43,7 @@ use crate::node::NodeClient;
 use crate::nonresource;
 use crate::openapi;
 use crate::options::go_duration;
+use crate::plugins;
 use crate::query::Query;
 use crate::reply::{self, Body};
 use crate::request::{Info, Resource, Target, URI_MAX, Verb};
@@ -162,7 +163,8 @@ impl ApiServer {
         health.add(Check::new("etcd", store.clone()));
         let components = Components::default();
         components.add(Check::new("etcd-0", store));
-        let metrics = Metrics::default();
+        let mut metrics = Metrics::default();
+        admission.host().metrics.register(metrics.registry());
         let fairness = Fairness::new(fairness::SEATS, metrics.flow.clone());
         let server = Arc::new(Self {
             table,
@@ -197,6 +199,7 @@ impl ApiServer {
             server.serve(&row).await?;
         }
         definitions::restore(&server).await?;
+        plugins::restore(&server).await;
         Ok(server)
     }
 

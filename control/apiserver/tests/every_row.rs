@@ -168,6 +168,10 @@ async fn walk(api: &Api, row: &Row) {
 
 /// What is read in protobuf is what JSON has, and written back it changes nothing.
 async fn in_protobuf(api: &Api, row: &Row, all: &str, made: &Value) {
+    // Our own kinds have none, as custom resources.
+    if !protobuf::knows(&row.gvk) {
+        return;
+    }
     let (one, headers) = (format!("{all}/{}", name(row)), [("content-type", MEDIA_TYPE), ("accept", MEDIA_TYPE)]);
     let read = api.get_as(&one, MEDIA_TYPE).await;
     assert_eq!(read.headers["content-type"], MEDIA_TYPE, "{one}");

@@ -40,6 +40,7 @@ pub fn rows() -> Vec<Row> {
         row(kinds::secret::Secrets,                &[],         NOT_IN_ALL, "secrets",                &[]),
         row(kinds::serviceaccount::ServiceAccounts,&["sa"],     NOT_IN_ALL, "serviceaccounts",        &[Token]),
         row(kinds::service::Services,              &["svc"],    IN_ALL,     "services/specs",         &[Proxy, Status]),
+        row(kinds::admissionplugin::AdmissionPlugins, &[],      NOT_IN_ALL, "admission.wharf.dev/admissionplugins", &[Status]),
         row(kinds::mutatingpolicy::MutatingPolicies, &[],       API_EXTENSIONS, "mutatingadmissionpolicies", &[]),
         row(kinds::mutatingpolicybinding::MutatingPolicyBindings, &[], API_EXTENSIONS, "mutatingadmissionpolicybindings", &[]),
         row(kinds::mutatingwebhook::MutatingWebhooks, &[],      API_EXTENSIONS, "mutatingwebhookconfigurations", &[]),
@@ -235,7 +236,8 @@ mod tests {
             assert_eq!(fields, row.kind.field_names(), "{name}");
             let scalable = row.has(Scale);
             assert_eq!(row.kind.scale(&*back).is_some(), scalable, "{name}");
-            assert!(row.kind.schema_name().starts_with("io.k8s."), "{name}");
+            let own = row.gvr.group.ends_with(".wharf.dev");
+            assert!(row.kind.schema_name().starts_with(if own { "dev.wharf." } else { "io.k8s." }), "{name}");
         }
     }
 

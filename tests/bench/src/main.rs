@@ -3,6 +3,7 @@
 //! CPU figures are the server process's own, from /proc, so they hold on a machine that is busy with the load generator too.
 //! Times are wall clock and move with the machine: compare ratios, or two runs on one day.
 
+mod admission;
 mod api;
 mod http;
 mod pods;
@@ -32,6 +33,9 @@ async fn main() -> Result<()> {
     }
     if wanted("api") {
         api::measure(&mut table).await?;
+    }
+    if wanted("admission") {
+        admission::measure(&mut table).await?;
     }
     if wanted("watch") {
         watch::measure(&mut table).await?;

@@ -127,6 +127,12 @@ pub static ATOMIC_TYPES: &[&str] = &[
 /// Rules by owning type, sorted.
 #[rustfmt::skip]
 pub static RULES: &[(&str, &[Rule])] = &[
+    ("dev.wharf.admission.v1alpha1.AdmissionPluginSpec", &[
+        Rule::new("matchConditions", Merge, "name", Map(&["name"])),
+    ]),
+    ("dev.wharf.admission.v1alpha1.AdmissionPluginStatus", &[
+        Rule::new("conditions", Merge, "type", Map(&["type"])),
+    ]),
     ("io.k8s.api.admissionregistration.v1.MutatingAdmissionPolicySpec", &[
         Rule::new("matchConditions", Merge, "name", Map(&["name"])),
     ]),

@@ -1,4 +1,4 @@
-//! Every kind whose schema k8s-openapi has at a version that v1.36 serves or can be asked to serve.
+//! Every kind whose schema k8s-openapi has at a version that v1.36 serves or can be asked to serve, and our own.
 
 use k8s_openapi::schemars::SchemaGenerator;
 
@@ -12,6 +12,7 @@ macro_rules! kinds {
             })+
             use k8s_openapi::apimachinery::pkg::{apis::meta::v1::WatchEvent, runtime::RawExtension};
             generator.subschema_for::<WatchEvent<RawExtension>>();
+            generator.subschema_for::<wharf_types::admission::AdmissionPlugin>();
         }
     };
 }

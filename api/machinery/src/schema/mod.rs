@@ -18,6 +18,9 @@ use crate::apply::schema::Named;
 /// Where a `$ref` points before it is rewritten for the document it ends up in.
 pub const REF_PREFIX: &str = "#/definitions/";
 
+/// How the groups of Wharf's own kinds end.
+const OWN_GROUPS: &str = ".wharf.dev";
+
 /// What a field or a list item holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shape {
@@ -119,6 +122,9 @@ pub fn type_name(gvk: &Gvk) -> String {
         "apiextensions.k8s.io" => format!("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.{version}.{kind}"),
         "apiregistration.k8s.io" => format!("io.k8s.kube-aggregator.pkg.apis.apiregistration.{version}.{kind}"),
         "internal.apiserver.k8s.io" => format!("io.k8s.api.apiserverinternal.{version}.{kind}"),
+        group if group.ends_with(OWN_GROUPS) => {
+            format!("dev.wharf.{}.{version}.{kind}", group.trim_end_matches(OWN_GROUPS))
+        }
         group => format!("io.k8s.api.{}.{version}.{kind}", group.split('.').next().unwrap_or_default()),
     }
 }
@@ -134,6 +140,7 @@ mod tests {
             assert_eq!(type_name(&gvk), name);
             assert!(types().knows(name), "{name}");
         };
+        check("admission.wharf.dev", "v1alpha1", "AdmissionPlugin", "dev.wharf.admission.v1alpha1.AdmissionPlugin");
         check("", "v1", "Pod", "io.k8s.api.core.v1.Pod");
         check("apps", "v1", "Deployment", "io.k8s.api.apps.v1.Deployment");
         check("rbac.authorization.k8s.io", "v1", "Role", "io.k8s.api.rbac.v1.Role");

@@ -12,6 +12,7 @@ mod event_rate_limit;
 mod extended_resource_toleration;
 mod limit_pod_hard_anti_affinity_topology;
 mod limit_ranger;
+mod mutating_plugin;
 mod mutating_policy;
 mod mutating_webhook;
 mod namespace_lifecycle;
@@ -30,18 +31,21 @@ mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
 #[cfg(test)]
 pub(crate) mod testing;
+mod validating_plugin;
 mod validating_policy;
 mod validating_webhook;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use wharf_types::meta::ObjectMeta;
 use wharf_types::{ApiError, Gvr};
 
+use crate::wasm::Host;
 use crate::{Attributes, Plugin, Reader};
 
-/// All of them. Adding one is a file and a line.
-pub fn ordered() -> Vec<Box<dyn Plugin>> {
+/// All of them; `host` runs those that are components. Adding one is a file and a line.
+pub fn ordered(host: &Arc<Host>) -> Vec<Box<dyn Plugin>> {
     vec![
         Box::new(namespace_lifecycle::NamespaceLifecycle),
         Box::new(limit_pod_hard_anti_affinity_topology::LimitPodHardAntiAffinityTopology),
@@ -69,8 +73,10 @@ pub fn ordered() -> Vec<Box<dyn Plugin>> {
         Box::new(deny_service_external_ips::DenyServiceExternalIps),
         Box::new(pod_topology_labels::PodTopologyLabels),
         Box::new(mutating_policy::MutatingAdmissionPolicies::default()),
+        Box::new(mutating_plugin::MutatingAdmissionPlugin::new(host.clone())),
         Box::new(mutating_webhook::MutatingAdmissionWebhook::default()),
         Box::new(validating_policy::ValidatingAdmissionPolicies::default()),
+        Box::new(validating_plugin::ValidatingAdmissionPlugin::new(host.clone())),
         Box::new(validating_webhook::ValidatingAdmissionWebhook::default()),
         // Last: it charges, and what comes after could still refuse.
         Box::new(resource_quota::ResourceQuotaPlugin::default()),

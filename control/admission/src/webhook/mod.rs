@@ -142,7 +142,7 @@ const REASONS: &[&str] = &[
 ];
 
 /// A reason that nobody knows is left out: the message has it where it is all there is.
-fn known(reason: &str) -> &'static str {
+pub(crate) fn known(reason: &str) -> &'static str {
     REASONS.iter().find(|known| **known == reason).copied().unwrap_or_default()
 }
 

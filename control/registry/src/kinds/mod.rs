@@ -1,5 +1,6 @@
 //! One file for each built-in kind, and the few things that several of them say in the same way.
 
+pub mod admissionplugin;
 pub mod apiservice;
 pub mod clusterrole;
 pub mod clusterrolebinding;

@@ -1,0 +1,276 @@
+//! AdmissionPlugins at work: their images pulled and compiled, and their status told.
+//!
+//! One loop watches all of them. A plugin is loaded when it is first seen and whenever its spec or its annotations change, and
+//! again after a while where that failed; what its status says of it is worked out in [`status`]. Calls are made by the
+//! admission chain, from the objects as the cache has them: this loop only brings the code.
+//! Invariants: loads of different plugins do not wait for each other; one plugin is loaded once at a time. Writes go through
+//! the API as `system:apiserver`.
+
+mod status;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::join_all;
+use kube::api::{Api, PostParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, ResourceExt};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use wharf_admission::wasm::{GVR, Host, LoadError, Loaded, Pull};
+use wharf_auth::{MASTERS, User};
+use wharf_types::admission::AdmissionPlugin;
+
+use crate::bootstrap::IDENTITY;
+use crate::call::decode_stored;
+use crate::server::ApiServer;
+use crate::verbs::write::whole_seconds;
+
+/// How long a start may wait for plugins that are registered already. What takes longer is loaded while requests are served.
+const RESTORE_LIMIT: Duration = Duration::from_secs(5);
+/// How long to wait until a load that failed is tried again: at first, and at most.
+const RETRY_MIN: Duration = Duration::from_secs(5);
+const RETRY_MAX: Duration = Duration::from_secs(300);
+
+/// Loads what is registered, before anybody is answered, from images that are here already if possible.
+pub async fn restore(server: &ApiServer) {
+    let Some(row) = server.table.find(&GVR.group, &GVR.version, &GVR.resource) else { return };
+    let Some(collection) = server.collection(&row) else { return };
+    let entries: Vec<_> = collection.snapshot().range("", None).cloned().collect();
+    let plugins: Vec<AdmissionPlugin> = entries
+        .iter()
+        .filter_map(|entry| decode_stored(&row, entry).ok()?.downcast_ref::<AdmissionPlugin>().cloned())
+        .collect();
+    let host = server.admission.host();
+    let loads = plugins.iter().map(|plugin| async move {
+        let name = plugin.name_any();
+        if let Err(error) = host.load(&name, &plugin.spec.image, Pull::IfNotPresent).await {
+            tracing::warn!(plugin = name, %error, "an admission plugin is not ready");
+        }
+    });
+    if tokio::time::timeout(RESTORE_LIMIT, join_all(loads)).await.is_err() {
+        tracing::warn!("admission plugins take long to load: requests are served meanwhile");
+    }
+}
+
+/// Keeps plugins loaded, until `cancel`.
+pub async fn run(server: Arc<ApiServer>, cancel: CancellationToken) {
+    let client = Client::new(server.service_for(User::new(IDENTITY, &[MASTERS])), "default");
+    let host = server.admission.host().clone();
+    let keeper = Keeper { api: Api::all(client), host, server, known: BTreeMap::new(), loads: JoinSet::new() };
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        () = keeper.run() => {}
+    }
+}
+
+/// What a load was for. Another one is another load.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Wanted {
+    uid: Option<String>,
+    generation: Option<i64>,
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+impl Wanted {
+    fn of(plugin: &AdmissionPlugin) -> Self {
+        let meta = &plugin.metadata;
+        Self { uid: meta.uid.clone(), generation: meta.generation, annotations: meta.annotations.clone() }
+    }
+}
+
+#[derive(Default)]
+struct Known {
+    plugin: AdmissionPlugin,
+    loading: bool,
+    /// The last load that has ended.
+    done: Option<(Wanted, Result<Loaded, LoadError>)>,
+    failures: u32,
+    retry_at: Option<Instant>,
+}
+
+impl Known {
+    /// How to load the plugin now; none where there is nothing to do.
+    fn due(&self, now: Instant) -> Option<Pull> {
+        if self.loading {
+            return None;
+        }
+        match &self.done {
+            None => {
+                let observed = self.plugin.status.as_ref().and_then(|status| status.observed_generation);
+                let seen = observed.is_some() && observed == self.plugin.metadata.generation;
+                Some(if seen { Pull::IfNotPresent } else { Pull::Always })
+            }
+            Some((wanted, _)) if *wanted != Wanted::of(&self.plugin) => Some(Pull::Always),
+            Some(_) => self.retry_at.filter(|at| *at <= now).map(|_| Pull::Always),
+        }
+    }
+}
+
+type Finished = (String, Wanted, Result<Loaded, LoadError>);
+
+struct Keeper {
+    server: Arc<ApiServer>,
+    host: Arc<Host>,
+    api: Api<AdmissionPlugin>,
+    known: BTreeMap<String, Known>,
+    loads: JoinSet<Finished>,
+}
+
+impl Keeper {
+    async fn run(mut self) {
+        let mut events = watcher(self.api.clone(), watcher::Config::default()).default_backoff().boxed();
+        let mut first = BTreeMap::new();
+        loop {
+            let retry = self.known.values().filter_map(|known| known.retry_at).min();
+            let retry = async {
+                match retry {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                event = events.next() => match event {
+                    Some(Ok(event)) => self.see(event, &mut first).await,
+                    Some(Err(error)) => {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "watch admission plugins");
+                    }
+                    None => return,
+                },
+                Some(finished) = self.loads.join_next() => match finished {
+                    Ok(finished) => self.finish(finished).await,
+                    Err(error) => tracing::error!(%error, "the load of an admission plugin died"),
+                },
+                () = retry => {}
+            }
+            self.start_loads();
+        }
+    }
+
+    async fn see(&mut self, event: watcher::Event<AdmissionPlugin>, first: &mut BTreeMap<String, AdmissionPlugin>) {
+        match event {
+            watcher::Event::Init => first.clear(),
+            watcher::Event::InitApply(plugin) => {
+                first.insert(plugin.name_any(), plugin);
+            }
+            watcher::Event::InitDone => {
+                let gone: Vec<String> = self.known.keys().filter(|name| !first.contains_key(*name)).cloned().collect();
+                gone.iter().for_each(|name| self.forget(name));
+                for (name, plugin) in std::mem::take(first) {
+                    self.put(&name, plugin).await;
+                }
+            }
+            watcher::Event::Apply(plugin) => self.put(&plugin.name_any(), plugin).await,
+            watcher::Event::Delete(plugin) => self.forget(&plugin.name_any()),
+        }
+    }
+
+    async fn put(&mut self, name: &str, plugin: AdmissionPlugin) {
+        self.known.entry(name.to_owned()).or_default().plugin = plugin;
+        self.tell(name).await;
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.known.remove(name);
+        self.host.unload(name);
+    }
+
+    fn start_loads(&mut self) {
+        let now = Instant::now();
+        for (name, known) in &mut self.known {
+            let Some(pull) = known.due(now) else { continue };
+            (known.loading, known.retry_at) = (true, None);
+            let (host, name, image) = (self.host.clone(), name.clone(), known.plugin.spec.image.clone());
+            let wanted = Wanted::of(&known.plugin);
+            self.loads.spawn(async move {
+                let result = host.load(&name, &image, pull).await;
+                (name, wanted, result)
+            });
+        }
+    }
+
+    async fn finish(&mut self, (name, wanted, result): Finished) {
+        let Some(known) = self.known.get_mut(&name) else {
+            // Deleted meanwhile.
+            self.host.unload(&name);
+            return;
+        };
+        known.loading = false;
+        match &result {
+            Ok(loaded) => {
+                tracing::info!(plugin = name, digest = loaded.digest, "an admission plugin is ready");
+                known.failures = 0;
+            }
+            Err(error) => {
+                tracing::warn!(plugin = name, %error, "an admission plugin is not ready");
+                let wait = RETRY_MIN.saturating_mul(1 << known.failures.min(10)).min(RETRY_MAX);
+                known.retry_at = Some(Instant::now() + wait);
+                known.failures += 1;
+            }
+        }
+        known.done = Some((wanted, result));
+        self.tell(&name).await;
+    }
+
+    /// Writes the status, where the last load was for the plugin as it is.
+    async fn tell(&mut self, name: &str) {
+        let now = whole_seconds((self.server.clock)());
+        let Some(known) = self.known.get_mut(name) else { return };
+        let Some((wanted, result)) = &known.done else { return };
+        if *wanted != Wanted::of(&known.plugin) {
+            return;
+        }
+        let called = self.host.loaded(name, &known.plugin.spec.image);
+        let status = status::of(&known.plugin, result, called.as_ref(), now);
+        if known.plugin.status.as_ref() == Some(&status) {
+            return;
+        }
+        let plugin = AdmissionPlugin { status: Some(status), ..known.plugin.clone() };
+        match self.api.replace_status(name, &PostParams::default(), &plugin).await {
+            Ok(written) => known.plugin = written,
+            // Somebody else's write, which the watch will tell of.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(error) => {
+                tracing::warn!(plugin = name, error = &error as &dyn std::error::Error, "tell of an admission plugin");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn known(plugin: Value) -> Known {
+        Known { plugin: serde_json::from_value(plugin).expect("a plugin"), ..Known::default() }
+    }
+
+    #[track_caller]
+    fn check(known: &Known, now: Instant, expected: Option<Pull>) {
+        assert_eq!(known.due(now), expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_plugin_is_loaded_when_it_changes_and_when_a_retry_is_due() {
+        let now = Instant::now();
+        let mut new = known(json!({"metadata": {"generation": 1}}));
+        check(&new, now, Some(Pull::Always));
+        let settled = known(json!({"metadata": {"generation": 2}, "status": {"observedGeneration": 2}}));
+        check(&settled, now, Some(Pull::IfNotPresent));
+        new.loading = true;
+        check(&new, now, None);
+        new.loading = false;
+        let failed = LoadError { stage: wharf_admission::wasm::Stage::Pull, message: "no".to_owned(), digest: None };
+        new.done = Some((Wanted::of(&new.plugin), Err(failed)));
+        new.retry_at = Some(now + RETRY_MIN);
+        check(&new, now, None);
+        check(&new, now + RETRY_MIN, Some(Pull::Always));
+        new.plugin.metadata.annotations = Some([("pull".to_owned(), "again".to_owned())].into());
+        check(&new, now, Some(Pull::Always));
+    }
+}
