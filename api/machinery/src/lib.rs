@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod body;
+pub mod bootstrap_token;
 pub mod cel;
 pub mod cron;
 pub mod csr;
@@ -14,6 +15,7 @@ pub mod names;
 pub mod openapi;
 pub mod patch;
 pub mod pod_resources;
+pub mod pod_secrets;
 pub mod protobuf;
 pub mod quantity;
 pub mod quota;

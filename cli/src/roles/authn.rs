@@ -67,10 +67,10 @@ pub struct Authentication {
     pub tokens: Arc<dyn Tokens>,
 }
 
-/// Puts the authenticators together, in upstream's order. What has to go on behind becomes a task.
+/// Puts the authenticators together, in upstream's order. `of_cluster` are tokens that the cluster itself gives out. What has to go on behind becomes a task.
 pub fn open(
     args: &AuthnArgs,
-    service_accounts: Arc<dyn Tokens>,
+    of_cluster: Vec<Arc<dyn Tokens>>,
     tasks: &mut JoinSet<()>,
     cancel: &CancellationToken,
 ) -> Result<Authentication> {
@@ -80,7 +80,7 @@ pub fn open(
         let tokens_of_file = FileTokens::parse(&read(path)?, audiences.clone());
         tokens.push(Arc::new(tokens_of_file.with_context(|| format!("read {}", path.display()))?));
     }
-    tokens.push(service_accounts);
+    tokens.extend(of_cluster);
     let (configuration, file, algorithms) = configuration(args)?;
     if let Some(configuration) = &configuration {
         let jwt = JwtTokens::new(audiences.clone(), audiences, algorithms, Arc::new(Timestamp::now));

@@ -24,10 +24,11 @@ use wharf_apiserver::{
 };
 use wharf_auth::kubeconfig::Kubeconfig;
 use wharf_auth::pki::{Identity, Pki, ServerNames};
-use wharf_auth::token::Key;
-use wharf_auth::{FirstOpinion, Masters, NodeAuthorizer, Rbac, ServiceAccountTokens, User};
+use wharf_auth::token::{Key, LegacyClaims};
+use wharf_auth::{BootstrapTokens, FirstOpinion, Masters, NodeAuthorizer, Rbac, ServiceAccountTokens, Tokens, User};
 use wharf_cache::Cache;
 use wharf_client::{Client, Clock, Informers, Manager, Recorder, transport};
+use wharf_controllers::TokenSigner;
 use wharf_registry::{Table, builtin};
 use wharf_scheduler::{Scheduler, plugins};
 use wharf_store::sealed::{Random, Sealed};
@@ -73,6 +74,9 @@ pub struct ServerArgs {
     pub authn: AuthnArgs,
     #[command(flatten)]
     pub audit: AuditArgs,
+    /// Let secrets of type bootstrap.kubernetes.io/token in kube-system be used to join the cluster
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub enable_bootstrap_token_auth: bool,
     /// Which resources are encrypted in the store, and how: a file of kind EncryptionConfiguration
     #[arg(long, value_name = "FILE")]
     pub encryption_provider_config: Option<PathBuf>,
@@ -177,6 +181,10 @@ pub async fn start(
     let location = bootstrap::Location { service_ip, listener: reachable(address) };
     bootstrap::ensure(&running.api, location).await.context("write the objects every cluster has")?;
     policy::ensure(&running.api).await.context("write the roles every cluster has")?;
+    if args.enable_bootstrap_token_auth {
+        let joining = bootstrap::joining::ensure(&running.api, running.pki.ca_pem(), &running.url).await;
+        joining.context("write what bootstrap tokens need")?;
+    }
     running.tasks.spawn(bootstrap::keep(running.api.clone(), location, cancel.clone()));
     running.tasks.spawn(definitions::run(running.api.clone(), cancel.clone()));
     running.tasks.spawn(extensions::run(running.api.clone(), cancel.clone()));
@@ -214,8 +222,15 @@ fn with_loops(mut running: Running, args: &ServerArgs, cancel: CancellationToken
     let ca_pem = Some(running.pki.ca_pem().to_owned());
     let node_grace = SignedDuration::from_secs(args.node_grace_s.into());
     let authority: Option<Arc<dyn wharf_controllers::Authority>> = Some(Arc::new(Authority(running.pki.clone())));
-    let options =
-        wharf_controllers::Options { clock, ca_pem, authority, node_grace, ..wharf_controllers::Options::default() };
+    let options = wharf_controllers::Options {
+        clock,
+        ca_pem,
+        authority,
+        node_grace,
+        token_signer: running.api.token_key.clone().map(token_signer),
+        bootstrap_tokens: args.enable_bootstrap_token_auth,
+        ..wharf_controllers::Options::default()
+    };
     wharf_controllers::register(&mut manager, &informers, options);
     let task = running.tasks.spawn(async move {
         manager.run(cancel).await;
@@ -246,6 +261,13 @@ impl wharf_controllers::Authority for Authority {
     }
 }
 
+/// Makes the tokens that secrets of service accounts hold.
+fn token_signer(key: Arc<Key>) -> TokenSigner {
+    TokenSigner::new(move |account, secret| {
+        key.sign(&LegacyClaims::new(account, secret)).map_err(|error| error.to_string())
+    })
+}
+
 /// The store as the cache sees it: sealed where the configuration asks for that.
 fn sealed(store: Arc<RedbStore>, args: &ServerArgs, table: &Table) -> Result<Arc<dyn Store>> {
     let Some(path) = &args.encryption_provider_config else { return Ok(store) };
@@ -269,7 +291,11 @@ impl Identities {
         let key = Key::new(&pki.service_account_key_pem(), &pki.service_account_public_key_pem());
         let (key, stored) = (Arc::new(key.context("open the service account key")?), Arc::new(Stored::default()));
         let tokens = ServiceAccountTokens::new(key.clone(), stored.clone(), Arc::new(Timestamp::now));
-        let authentication = authn::open(&args.authn, Arc::new(tokens), tasks, cancel)?;
+        let mut of_cluster: Vec<Arc<dyn Tokens>> = vec![Arc::new(tokens.with_legacy(stored.clone()))];
+        if args.enable_bootstrap_token_auth {
+            of_cluster.push(Arc::new(BootstrapTokens::new(stored.clone(), Arc::new(Timestamp::now))));
+        }
+        let authentication = authn::open(&args.authn, of_cluster, tasks, cancel)?;
         Ok(Self { authentication, key, stored })
     }
 }

@@ -8,6 +8,8 @@
 
 mod apiservices;
 mod flowcontrol;
+pub mod joining;
+mod tracking;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -75,7 +77,7 @@ impl Error {
 
 /// Makes what is missing.
 pub async fn ensure(server: &Arc<ApiServer>, at: Location) -> Result<(), Error> {
-    let client = Client::new(server.service_for(User::new(IDENTITY, &[MASTERS])), "default");
+    let client = client(server);
     ensure_core(&client, at).await?;
     flowcontrol::ensure(&client).await?;
     apiservices::ensure(server, &client).await
@@ -111,9 +113,14 @@ async fn ensure_core(client: &Client, at: Location) -> Result<(), Error> {
     settle(&Api::default_namespaced(client.clone()), slice(at), same_slice).await
 }
 
+/// As the server itself, which may do everything.
+fn client(server: &Arc<ApiServer>) -> Client {
+    Client::new(server.service_for(User::new(IDENTITY, &[MASTERS])), "default")
+}
+
 /// Does it again whenever one of the objects goes or changes, until `cancel`.
 pub async fn keep(server: Arc<ApiServer>, at: Location, cancel: CancellationToken) {
-    let client = Client::new(server.service_for(User::new(IDENTITY, &[MASTERS])), "default");
+    let client = client(&server);
     let by_name = watcher::Config::default().fields(&format!("metadata.name={SERVICE}"));
     let mut pokes = stream::select_all([
         pokes(Api::<Namespace>::all(client.clone()), watcher::Config::default()),
@@ -151,6 +158,7 @@ pub async fn keep(server: Arc<ApiServer>, at: Location, cancel: CancellationToke
     tokio::select! {
         () = cancel.cancelled() => {}
         _ = work => {}
+        () = tracking::keep(&server) => {}
     }
 }
 

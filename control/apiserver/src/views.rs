@@ -3,11 +3,17 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
-use wharf_auth::{Lookup, View};
+use k8s_openapi::api::core::v1::Secret;
+use kube::Client;
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::json;
+use wharf_auth::token::Marks;
+use wharf_auth::{Lookup, MASTERS, User, View};
 use wharf_cache::{Collection, Event, Observer, Snapshot};
 use wharf_registry::Row;
 use wharf_types::Gvr;
 
+use crate::bootstrap::IDENTITY;
 use crate::server::ApiServer;
 
 /// Shows the collection to each view that wants to see it, now and from now on.
@@ -52,5 +58,19 @@ impl Lookup for Stored {
         let server = self.0.get()?.upgrade()?;
         let row = server.table.find(&resource.group, &resource.version, &resource.resource)?;
         Some(server.collection(&row)?.get(&row.key(namespace, name))?.bytes.clone())
+    }
+}
+
+impl Marks for Stored {
+    fn label(&self, namespace: &str, name: &str, uid: &str, label: &'static str, value: String) {
+        let Some(server) = self.0.get().and_then(Weak::upgrade) else { return };
+        let client = Client::new(server.service_for(User::new(IDENTITY, &[MASTERS])), "default");
+        let (secrets, name) = (Api::<Secret>::namespaced(client, namespace), name.to_owned());
+        let patch = json!({"metadata": {"uid": uid, "labels": {label: value}}});
+        tokio::spawn(async move {
+            if let Err(error) = secrets.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                tracing::error!(%error, secret = name, label, "label the secret of a legacy token");
+            }
+        });
     }
 }

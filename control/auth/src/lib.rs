@@ -6,6 +6,7 @@
 
 pub mod authorize;
 pub mod bearer;
+pub mod bootstrap;
 mod https;
 pub mod jwt;
 pub mod kubeconfig;
@@ -28,6 +29,7 @@ use rustls_pki_types::CertificateDer;
 
 pub use authorize::{FirstOpinion, Masters};
 pub use bearer::{Bearer, TokenUnion};
+pub use bootstrap::BootstrapTokens;
 pub use jwt::JwtTokens;
 pub use kubeconfig::Kubeconfig;
 pub use node::NodeAuthorizer;

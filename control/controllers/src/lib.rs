@@ -6,6 +6,7 @@
 //! Adding a controller is one file and one line in [`register`].
 
 mod batch;
+mod bootstrapsigner;
 mod budget;
 mod call;
 mod clusterroleaggregation;
@@ -16,6 +17,7 @@ mod disruption;
 mod endpointslice;
 mod gc;
 mod job;
+mod legacytokencleaner;
 mod namespace;
 mod nodeipam;
 mod nodelifecycle;
@@ -27,7 +29,9 @@ mod replicaset;
 mod resourcequota;
 mod rootca;
 mod serviceaccount;
+mod serviceaccounttoken;
 mod tainteviction;
+mod tokencleaner;
 mod ttl;
 mod volumeprotection;
 
@@ -38,6 +42,7 @@ use wharf_client::{Clock, Informers, Manager, Recorder};
 
 pub use csr::{Ask, Authority};
 pub use nodeipam::PodRange;
+pub use serviceaccounttoken::TokenSigner;
 
 /// What differs between one cluster and another.
 #[derive(Clone, Debug)]
@@ -49,6 +54,10 @@ pub struct Options {
     pub authority: Option<Arc<dyn Authority>>,
     /// The pod addresses to divide among nodes; `None` leaves `spec.podCIDR` to others.
     pub pod_range: Option<PodRange>,
+    /// Signs the tokens that secrets are to hold; `None` leaves such secrets as they are.
+    pub token_signer: Option<TokenSigner>,
+    /// Whether bootstrap tokens sign `cluster-info` and are deleted in time.
+    pub bootstrap_tokens: bool,
     /// How long a node may be silent.
     pub node_grace: SignedDuration,
 }
@@ -60,6 +69,8 @@ impl Default for Options {
             ca_pem: None,
             authority: None,
             pod_range: None,
+            token_signer: None,
+            bootstrap_tokens: false,
             node_grace: nodelifecycle::GRACE,
         }
     }
@@ -103,6 +114,15 @@ pub fn register(manager: &mut Manager, informers: &Informers, options: Options) 
         manager.add(nodeipam::NodeIpam::new(informers, range, recorder.clone()), 1);
     }
     manager.add(serviceaccount::ServiceAccounts::new(informers), 1);
+    if let Some(signer) = options.token_signer {
+        let tokens = serviceaccounttoken::ServiceAccountTokens::new(informers, signer, options.ca_pem.clone());
+        manager.add(tokens, WORKERS);
+    }
+    manager.add(legacytokencleaner::LegacyTokenCleaner::new(informers, clock.clone()), 1);
+    if options.bootstrap_tokens {
+        manager.add(bootstrapsigner::BootstrapSigner::new(informers, clock.clone()), 1);
+        manager.add(tokencleaner::TokenCleaner::new(informers, clock.clone()), 1);
+    }
     manager.add(policystatus::PolicyStatus::new(informers), 1);
     manager.add(clusterroleaggregation::ClusterRoleAggregation::new(informers), 1);
     manager.add(csr::Approver::new(informers, clock.clone()), 1);

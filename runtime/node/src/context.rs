@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::{Api, Client};
 use tokio::sync::Semaphore;
 use wharf_cri::{DnsConfig, Runtime};
-use wharf_volumes::Objects;
+use wharf_volumes::{Objects, Tokens};
 
 use crate::events::Recorder;
 use crate::images::Puller;
@@ -27,6 +27,7 @@ pub struct Context {
     pub runtime: Arc<dyn Runtime>,
     pub puller: Puller,
     pub objects: Arc<Objects>,
+    pub tokens: Tokens,
     pub services: Arc<Services>,
     pub events: Recorder,
     pub clock: Clock,

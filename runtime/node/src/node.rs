@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Node as NodeObject, ObjectReference};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wharf_volumes::Objects;
+use wharf_volumes::{Objects, Tokens};
 
 use crate::admit::Ledger;
 use crate::context::{Context, MAX_API_WRITES};
@@ -69,11 +69,13 @@ impl Node {
         let objects = Objects::new(options.client.clone(), move |uid| woken.objects_changed(uid));
         let (recorder, writer) = events::recorder(options.client.clone(), &options.name, options.clock.clone());
         let host_dns = dns::parse_resolv_conf(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default());
+        let tokens = Tokens::new(Arc::new(options.client.clone()));
         let ctx = Context {
             client: options.client,
             runtime: options.runtime,
             puller: Puller::new(options.images),
             objects: Arc::new(objects),
+            tokens,
             services: Arc::new(Services::default()),
             events: recorder,
             clock: options.clock,

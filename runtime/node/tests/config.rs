@@ -107,6 +107,30 @@ async fn volumes_wait_for_their_objects_and_follow_them() {
 }
 
 #[tokio::test]
+async fn a_token_is_projected_and_exchanged_before_it_ends() {
+    let mut bench = Bench::new(images()).await;
+    bench.stop().await;
+    let clock = bench.api.clock();
+    bench.start(|options| options.clock = std::sync::Arc::new(clock)).await;
+    let volumes = json!([{"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}}]}}]);
+    let spec = json!({"serviceAccountName": "bot", "volumes": volumes, "containers": [{"name": "c", "image": "run"}]});
+    bench.pod("web", spec);
+    let pod = bench.ready("web").await;
+    let uid = pod["metadata"]["uid"].as_str().unwrap().to_owned();
+    let file = bench.dir.path().join("pods").join(uid).join("volumes/kubernetes.io~projected/v/token");
+    let read = || std::fs::read_to_string(&file).unwrap();
+    assert_eq!(read(), "bot-1");
+    // Nothing changes with the pod as long as the token is good.
+    let label =
+        |value: &str| bench.api.change("pods", "d", "web", |pod| pod["metadata"]["labels"] = json!({"a": value}));
+    bench.api.advance(2000);
+    label("one");
+    bench.api.advance(1000);
+    label("two");
+    common::until("the token is exchanged", async || (read() == "bot-2").then_some(())).await;
+}
+
+#[tokio::test]
 async fn an_unsupported_volume_is_named() {
     let bench = Bench::new(images()).await;
     let volumes = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "x"}}]);

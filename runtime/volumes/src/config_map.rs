@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{ConfigMap, ConfigMapProjection, ConfigMapVolumeSource};
 
-use crate::{DEFAULT_FILE_MODE, Error, ObjectKind, ObjectRef, Setup, Source, Volume, writer};
+use crate::{DEFAULT_FILE_MODE, Error, ObjectKind, ObjectRef, Setup, Source, Volume, ownership, writer};
 
 pub struct ConfigMapVolume {
     dir: PathBuf,
@@ -31,7 +31,8 @@ impl Volume for ConfigMapVolume {
     }
 
     async fn set_up(&self, setup: Setup<'_>) -> Result<(), Error> {
-        let payload = payload(setup.objects, &self.namespace, &self.projection, self.default_mode).await?;
+        let mut payload = payload(setup.objects, &self.namespace, &self.projection, self.default_mode).await?;
+        ownership::give_to_group(&mut payload, setup.pod);
         writer::write(&self.dir, &payload, setup.now).map(drop)
     }
 

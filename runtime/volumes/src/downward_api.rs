@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, DownwardAPIVolumeSource, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use crate::{DEFAULT_FILE_MODE, Error, Setup, Volume, fields, resources, writer};
+use crate::{DEFAULT_FILE_MODE, Error, Setup, Volume, fields, ownership, resources, writer};
 
 pub struct DownwardApi {
     dir: PathBuf,
@@ -29,7 +29,8 @@ impl Volume for DownwardApi {
     }
 
     async fn set_up(&self, setup: Setup<'_>) -> Result<(), Error> {
-        let payload = payload(setup.pod, &self.items, self.default_mode, setup.allocatable)?;
+        let mut payload = payload(setup.pod, &self.items, self.default_mode, setup.allocatable)?;
+        ownership::give_to_group(&mut payload, setup.pod);
         writer::write(&self.dir, &payload, setup.now).map(drop)
     }
 
@@ -67,7 +68,7 @@ pub(crate) fn payload(
             }
         };
         let mode = item.mode.unwrap_or(default_mode);
-        payload.insert(item.path.clone(), writer::File { data: text.into_bytes(), mode: (mode as u32) & 0o777 });
+        payload.insert(item.path.clone(), writer::File::new(text.into_bytes(), mode));
     }
     Ok(payload)
 }

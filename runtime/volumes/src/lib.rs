@@ -7,8 +7,7 @@
 //!
 //! Invariants: nothing is written outside the pod's directory; a sub-path never leaves its volume ([`subpath`]); content
 //! of secrets is never logged. Absent on purpose: mounts (engines preopen or bind what [`Volume::path`] names), memory-backed
-//! emptyDir (a limit is recorded, the medium is not), persistent claims, and serviceAccountToken sources (they need the
-//! TokenRequest API; asking for one gives a clear error).
+//! emptyDir (a limit is recorded, the medium is not), and persistent claims.
 
 pub mod config_map;
 pub mod downward_api;
@@ -16,10 +15,12 @@ pub mod empty_dir;
 pub mod fields;
 pub mod host_path;
 pub mod objects;
+pub mod ownership;
 pub mod projected;
 pub mod resources;
 pub mod secret;
 pub mod subpath;
+pub mod tokens;
 pub mod writer;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ use k8s_openapi::api::core::v1::{Container, KeyToPath, Pod, Volume as Spec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 pub use objects::{ObjectKind, ObjectRef, Objects, Source};
+pub use tokens::Tokens;
 
 /// Longest that one volume waits for the objects it needs.
 pub const OBJECT_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
@@ -51,6 +53,8 @@ pub enum Error {
     InvalidPath(String),
     #[error("{0}")]
     Invalid(String),
+    #[error("{0}")]
+    Token(String),
     #[error("hostPath type check failed: {0}")]
     HostPath(String),
     #[error("{operation} {}", path.display())]
@@ -74,6 +78,7 @@ impl Error {
 pub struct Setup<'a> {
     pub pod: &'a Pod,
     pub objects: &'a dyn Source,
+    pub tokens: &'a Tokens,
     pub now: jiff::Timestamp,
     /// What a container without a limit may use: `resourceFieldRef` falls back to it.
     pub allocatable: &'a BTreeMap<String, Quantity>,
@@ -218,7 +223,7 @@ pub(crate) fn pick(
     default_mode: i32,
     optional: bool,
 ) -> Result<writer::Payload, Error> {
-    let file = |data: &[u8], mode: i32| writer::File { data: data.to_vec(), mode: (mode as u32) & 0o777 };
+    let file = |data: &[u8], mode: i32| writer::File::new(data.to_vec(), mode);
     let Some(items) = items.filter(|items| !items.is_empty()) else {
         return Ok(data.iter().map(|(key, data)| (key.clone(), file(data, default_mode))).collect());
     };

@@ -1,13 +1,19 @@
 //! `projected`: several sources in one directory. A later source wins where two name the same path.
 //!
-//! Absent on purpose: serviceAccountToken (needs the TokenRequest API), clusterTrustBundle and podCertificate.
+//! A token's file is the pod's user's alone, where the pod has one user or a group (which then may read it).
+//! Absent on purpose: clusterTrustBundle and podCertificate.
 
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{ProjectedVolumeSource, VolumeProjection};
+use k8s_openapi::api::core::v1::{Pod, ProjectedVolumeSource, VolumeProjection};
 
-use crate::{DEFAULT_FILE_MODE, Error, ObjectKind, ObjectRef, Setup, Volume, config_map, downward_api, secret, writer};
+use crate::tokens::Wanted;
+use crate::{
+    DEFAULT_FILE_MODE, Error, ObjectKind, ObjectRef, Setup, Volume, config_map, downward_api, ownership, secret, writer,
+};
+
+const PRIVATE_MODE: i32 = 0o600;
 
 pub struct Projected {
     dir: PathBuf,
@@ -31,11 +37,18 @@ impl Projected {
 
 fn unsupported(source: &VolumeProjection) -> Option<&'static str> {
     match source {
-        VolumeProjection { service_account_token: Some(_), .. } => Some("projected serviceAccountToken"),
         VolumeProjection { cluster_trust_bundle: Some(_), .. } => Some("projected clusterTrustBundle"),
         VolumeProjection { pod_certificate: Some(_), .. } => Some("projected podCertificate"),
         _ => None,
     }
+}
+
+/// With a user or a group it is private, whatever the volume's mode; the group's right to read comes later.
+fn token_file(pod: &Pod, token: String, default_mode: i32) -> writer::File {
+    let user = ownership::user(pod);
+    let private = user.is_some() || ownership::group(pod).is_some();
+    let mode = if private { PRIVATE_MODE } else { default_mode };
+    writer::File { user, ..writer::File::new(token.into_bytes(), mode) }
 }
 
 #[async_trait]
@@ -57,7 +70,12 @@ impl Volume for Projected {
                 let items = projection.items.as_deref().unwrap_or_default();
                 all.extend(downward_api::payload(setup.pod, items, self.default_mode, setup.allocatable)?);
             }
+            if let Some(projection) = &source.service_account_token {
+                let token = setup.tokens.get(&Wanted::of(setup.pod, projection), setup.now).await?;
+                all.insert(projection.path.clone(), token_file(setup.pod, token, self.default_mode));
+            }
         }
+        ownership::give_to_group(&mut all, setup.pod);
         writer::write(&self.dir, &all, setup.now).map(drop)
     }
 
@@ -76,5 +94,30 @@ impl Volume for Projected {
 
     fn follows_pod(&self) -> bool {
         self.sources.iter().any(|source| source.downward_api.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// `expected` is the mode, the user and the group of a token's file.
+    #[track_caller]
+    fn check(context: Value, expected: (u32, Option<u32>, Option<u32>)) {
+        let pod = json!({"spec": {"securityContext": context, "containers": [{"name": "c"}]}});
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        let mut payload = writer::Payload::from([("token".to_owned(), token_file(&pod, "t".to_owned(), 0o644))]);
+        ownership::give_to_group(&mut payload, &pod);
+        let file = &payload["token"];
+        assert_eq!((file.mode, file.user, file.group), expected);
+    }
+
+    #[test]
+    fn a_token_s_file_is_as_private_as_it_can_be() {
+        check(json!({"runAsUser": 1000}), (0o600, Some(1000), None));
+        check(json!({"fsGroup": 10000}), (0o640, None, Some(10000)));
+        check(json!({"runAsUser": 1000, "fsGroup": 10000}), (0o640, Some(1000), Some(10000)));
+        check(json!({}), (0o644, None, None));
     }
 }

@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use jiff::Timestamp;
@@ -31,6 +31,16 @@ pub struct File {
     pub data: Vec<u8>,
     /// Permission bits.
     pub mode: u32,
+    /// Whose it becomes where the node may give files away; else it stays the node's.
+    pub user: Option<u32>,
+    pub group: Option<u32>,
+}
+
+impl File {
+    /// A file of the node's own. Of `mode` the permission bits count.
+    pub fn new(data: Vec<u8>, mode: i32) -> Self {
+        Self { data, mode: (mode as u32) & 0o777, user: None, group: None }
+    }
 }
 
 /// Relative path → file.
@@ -105,9 +115,21 @@ fn write_files(root: &Path, payload: &Payload) -> Result<(), Error> {
         let mut out =
             open.write(true).create_new(true).mode(0o600).open(&target).map_err(Error::io("create", &target))?;
         out.write_all(&file.data).map_err(Error::io("write", &target))?;
+        give_away(&target, file)?;
         set_mode(&target, file.mode)?;
     }
     Ok(())
+}
+
+/// Before the mode is set: giving a file away may clear bits.
+fn give_away(target: &Path, file: &File) -> Result<(), Error> {
+    if file.user.is_none() && file.group.is_none() {
+        return Ok(());
+    }
+    match chown(target, file.user, file.group) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        other => other.map_err(Error::io("change the owner of", target)),
+    }
 }
 
 fn set_mode(path: &Path, mode: u32) -> Result<(), Error> {
@@ -182,7 +204,7 @@ mod tests {
     use super::*;
 
     fn payload(files: &[(&str, &str)]) -> Payload {
-        let file = |data: &str| File { data: data.into(), mode: 0o640 };
+        let file = |data: &str| File::new(data.into(), 0o640);
         files.iter().map(|(path, data)| ((*path).to_owned(), file(data))).collect()
     }
 

@@ -50,7 +50,7 @@ pub fn ordered(host: &Arc<Host>) -> Vec<Box<dyn Plugin>> {
         Box::new(namespace_lifecycle::NamespaceLifecycle),
         Box::new(limit_pod_hard_anti_affinity_topology::LimitPodHardAntiAffinityTopology),
         Box::new(limit_ranger::LimitRanger),
-        Box::new(service_account::ServiceAccountPlugin),
+        Box::new(service_account::ServiceAccountPlugin::default()),
         Box::new(node_restriction::NodeRestriction),
         Box::new(taint_nodes_by_condition::TaintNodesByCondition),
         Box::new(always_pull_images::AlwaysPullImages),

@@ -47,11 +47,15 @@ pub async fn create(call: &mut Call, bytes: Bytes) -> Result<Reply, ApiError> {
     let spec = asked.spec.get_or_insert_default();
     let seconds = *spec.expiration_seconds.get_or_insert(DEFAULT_S);
     validate(seconds)?;
-    if spec.audiences.as_ref().is_none_or(Vec::is_empty) {
-        spec.audiences = Some(vec![wharf_auth::token::ISSUER.to_owned()]);
-    }
     let mut write = call.attributes(Operation::Create, Some(Box::new(asked)), None, options.dry_run);
     call.admit(&mut write).await?;
+    // Plugins see what was asked for, not whom the token is for if nobody said.
+    let sent = write.object.as_mut().and_then(|object| object.downcast_mut::<TokenRequest>());
+    if let Some(spec) = sent.and_then(|asked| asked.spec.as_mut())
+        && spec.audiences.as_ref().is_none_or(Vec::is_empty)
+    {
+        spec.audiences = Some(vec![wharf_auth::token::ISSUER.to_owned()]);
+    }
     call.validate(&write).await?;
     let asked = write.object.as_ref().and_then(|object| object.downcast_ref::<TokenRequest>());
     let mut asked = asked.cloned().ok_or_else(|| ApiError::internal("an admission plugin took the request away"))?;

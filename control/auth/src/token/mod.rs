@@ -2,10 +2,12 @@
 //!
 //! Source: `pkg/serviceaccount/{jwt,claims,openidmetadata}.go`. Signed with ES256 by the key beside the cluster's authority.
 //! Invariants: a token counts only while what it names is there under the same uid; the clock comes in as an argument.
-//! Absent on purpose: keys of other issuers, and legacy tokens in secrets.
+//! Tokens of the older kind, which are kept in secrets and never end, have a file of their own.
+//! Absent on purpose: keys of other issuers.
 
 mod file;
 mod jwt;
+mod legacy;
 mod verify;
 
 use base64::Engine;
@@ -17,6 +19,8 @@ use serde_json::{Value, json};
 use crate::SERVICE_ACCOUNT_PREFIX;
 pub use file::{FileError, FileTokens};
 pub use jwt::{Key, KeyError};
+use legacy::LegacyTokens;
+pub use legacy::{LegacyClaims, Marks};
 pub use verify::ServiceAccountTokens;
 
 /// Who issues the tokens, and whom they are for unless they say: kubeadm's default.

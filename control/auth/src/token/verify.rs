@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use wharf_types::Gvr;
 
-use super::{Claims, ISSUER, Key, Private, Ref, jwt};
+use super::{Claims, ISSUER, Key, LegacyTokens, Marks, Private, Ref, jwt};
 use crate::view::gvr;
 use crate::{AuthenticateError, Lookup, SERVICE_ACCOUNT_PREFIX, Tokens, User, Whose};
 
@@ -25,6 +25,7 @@ pub struct ServiceAccountTokens {
     key: Arc<Key>,
     objects: Arc<dyn Lookup>,
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    legacy: Option<LegacyTokens>,
 }
 
 #[derive(Deserialize)]
@@ -43,17 +44,24 @@ struct Meta {
 
 impl ServiceAccountTokens {
     pub fn new(key: Arc<Key>, objects: Arc<dyn Lookup>, clock: Arc<dyn Fn() -> Timestamp + Send + Sync>) -> Self {
-        Self { key, objects, clock }
+        Self { key, objects, clock, legacy: None }
+    }
+
+    /// Knows the tokens in secrets too; `marks` writes on these when they are used.
+    #[must_use]
+    pub fn with_legacy(mut self, marks: Arc<dyn Marks>) -> Self {
+        self.legacy = Some(LegacyTokens::new(self.key.clone(), self.objects.clone(), marks, self.clock.clone()));
+        self
     }
 
     /// None for a token of another issuer.
     fn check(&self, token: &str, audiences: &[String]) -> Result<Option<Whose>, AuthenticateError> {
-        match jwt::claims(token) {
+        match jwt::claims::<Claims>(token) {
             Some(claims) if claims.iss == ISSUER => {}
-            _ => return Ok(None),
+            _ => return self.legacy.as_ref().map_or(Ok(None), |legacy| legacy.check(token, audiences)),
         }
         let refuse = |why: &str| AuthenticateError(why.to_owned());
-        let claims = self.key.verify(token).ok_or_else(|| refuse("invalid signature"))?;
+        let claims: Claims = self.key.verify(token).ok_or_else(|| refuse("invalid signature"))?;
         let now = (self.clock)().as_second();
         if now > claims.exp + LEEWAY_S {
             return Err(refuse("service account token has expired"));
@@ -100,14 +108,19 @@ impl ServiceAccountTokens {
         let refuse = |why: String| Err(AuthenticateError(why));
         let found = self.objects.get(resource, namespace, &held.name);
         let found = found.and_then(|bytes| serde_json::from_slice::<Stored>(&bytes).ok());
+        let is_account = *resource == ACCOUNTS;
+        let invalidated = "service account token has been invalidated";
         let Some(Stored { metadata }) = found else {
-            return refuse(format!("{what} {:?} not found: the token has been invalidated", held.name));
+            let missing = format!("serviceaccounts {:?} not found", held.name);
+            return refuse(if is_account { missing } else { invalidated.to_owned() });
         };
-        if metadata.deletion_timestamp.is_some_and(|at| at.as_second() < now - LEEWAY_S) {
-            return refuse(format!("{what} {:?} has been deleted", held.name));
-        }
         if metadata.uid != held.uid {
-            return refuse(format!("{what} UID ({}) does not match claim ({})", metadata.uid, held.uid));
+            let claim = if is_account { "claim".to_owned() } else { format!("service account {what} ref claim") };
+            return refuse(format!("{what} UID ({}) does not match {claim} ({})", metadata.uid, held.uid));
+        }
+        if metadata.deletion_timestamp.is_some_and(|at| at.as_second() < now - LEEWAY_S) {
+            let deleted = format!("service account {}/{} has been deleted", namespace.unwrap_or_default(), held.name);
+            return refuse(if is_account { deleted } else { invalidated.to_owned() });
         }
         Ok(())
     }
@@ -287,15 +300,15 @@ mod tests {
         let world = world();
         let token = world.token(&[], 3600);
         world.objects.put("pods", "web", "9", "");
-        world.check(&token, &[], "pod UID (9) does not match claim (2)");
+        world.check(&token, &[], "pod UID (9) does not match service account pod ref claim (2)");
         let gone = Timestamp::from_second(START - 61).expect("a time").to_string();
         world.objects.put("pods", "web", "2", &gone);
-        world.check(&token, &[], "pod \"web\" has been deleted");
+        world.check(&token, &[], "service account token has been invalidated");
         let going = Timestamp::from_second(START - 59).expect("a time").to_string();
         world.objects.put("pods", "web", "2", &going);
         world.check(&token, &[], BOT);
         world.objects.0.lock().remove("serviceaccounts/bot");
-        world.check(&token, &[], "service account \"bot\" not found: the token has been invalidated");
+        world.check(&token, &[], "serviceaccounts \"bot\" not found");
     }
 
     #[test]
@@ -304,13 +317,13 @@ mod tests {
         let token = world.token(&[], 3600);
         let (signed, signature) = token.rsplit_once('.').expect("a token");
         let (header, _) = signed.split_once('.').expect("a token");
-        let mut claims = jwt::claims(&token).expect("claims");
+        let mut claims: Claims = jwt::claims(&token).expect("claims");
         claims.kubernetes.serviceaccount.name = "admin".to_owned();
         let forged = super::super::encode(&serde_json::to_vec(&claims).expect("JSON"));
         world.check(&format!("{header}.{forged}.{signature}"), &[], "invalid signature");
         let none = super::super::encode(br#"{"alg":"none"}"#);
         world.check(&format!("{none}.{}.", signed.split_once('.').expect("a token").1), &[], "invalid signature");
-        let other = key().sign(&jwt::claims(&token).expect("claims")).expect("a token");
+        let other = key().sign(&jwt::claims::<Claims>(&token).expect("claims")).expect("a token");
         world.check(&other, &[], "invalid signature");
         claims.iss = "https://elsewhere".to_owned();
         world.check(&world.key.sign(&claims).expect("a token"), &[], "none");

@@ -121,6 +121,7 @@ impl Worker {
         loop {
             self.absorb().await;
             let now = self.ctx.now();
+            self.exchange_tokens(now);
             let plan = plan::plan(&self.pod, &self.seen, &self.ctx.timings.restarts, now);
             if plan.ending.is_some() && self.seen.ending_since.is_none() {
                 self.seen.ending_since = Some(now);
@@ -145,6 +146,7 @@ impl Worker {
             }
         }
         self.ctx.objects.forget(names::uid(&self.pod));
+        self.ctx.tokens.forget(names::uid(&self.pod));
     }
 
     /// Takes over probes of containers that ran before this worker did.
@@ -204,6 +206,19 @@ impl Worker {
             .for_each(|trouble| trouble.retry_at = now);
     }
 
+    /// Volumes with a token that is old are set up again.
+    fn exchange_tokens(&mut self, now: Timestamp) {
+        if self.tokens_due(now).is_some_and(|due| due <= now) {
+            self.seen.volumes = Volumes::Stale;
+        }
+    }
+
+    /// When one of the pod's tokens is old; none while volumes are about to be set up anyway.
+    fn tokens_due(&self, now: Timestamp) -> Option<Timestamp> {
+        let settled = self.seen.volumes == Volumes::Mounted && !self.seen.busy.contains(&Job::Volumes);
+        settled.then(|| self.ctx.tokens.due(names::uid(&self.pod), now)).flatten()
+    }
+
     /// Begins what the plan asks for, the probes that are due, and the status write. Returns when to look again.
     fn act(&mut self, plan: &Plan, now: Timestamp) -> Option<Timestamp> {
         let mut wakes: Vec<Timestamp> = plan.wake_at.into_iter().collect();
@@ -215,6 +230,7 @@ impl Worker {
         }
         if plan.ending.is_none() {
             self.begin_probes(now);
+            wakes.extend(self.tokens_due(now));
             wakes.extend(self.seen.containers.values().filter_map(|view| view.probes.as_ref()?.next_due()));
         }
         self.report_waiting(now);

@@ -193,7 +193,7 @@ async fn set_up_volumes(ctx: &Context, pod: &Pod) -> Result<(), (String, wharf_v
         let volume =
             wharf_volumes::build(spec, names::namespace(pod), names::uid(pod), &ctx.data_dir).map_err(failed)?;
         let objects: &dyn Source = &*ctx.objects;
-        let setup = Setup { pod, objects, now: ctx.now(), allocatable: &ctx.allocatable };
+        let setup = Setup { pod, objects, tokens: &ctx.tokens, now: ctx.now(), allocatable: &ctx.allocatable };
         volume.set_up(setup).await.map_err(failed)?;
     }
     Ok(())

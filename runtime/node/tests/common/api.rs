@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
 use futures::StreamExt;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -33,17 +35,31 @@ struct State {
     objects: BTreeMap<Key, Value>,
     /// The change of revision n is at n - 1.
     history: Vec<Change>,
+    /// How many tokens were given out.
+    tokens: u32,
 }
 
 #[derive(Clone)]
 pub struct Api {
     state: Arc<Mutex<State>>,
     revision: Arc<watch::Sender<usize>>,
+    /// Seconds that this cluster's time is ahead.
+    ahead_s: Arc<AtomicI64>,
 }
 
 impl Api {
     pub fn new() -> Self {
-        Self { state: Arc::default(), revision: Arc::new(watch::Sender::new(0)) }
+        Self { state: Arc::default(), revision: Arc::new(watch::Sender::new(0)), ahead_s: Arc::default() }
+    }
+
+    /// The cluster's clock.
+    pub fn clock(&self) -> impl Fn() -> Timestamp + Send + Sync + use<> {
+        let ahead_s = self.ahead_s.clone();
+        move || Timestamp::now() + SignedDuration::from_secs(ahead_s.load(Ordering::Relaxed))
+    }
+
+    pub fn advance(&self, seconds: i64) {
+        self.ahead_s.fetch_add(seconds, Ordering::Relaxed);
     }
 
     pub fn client(&self) -> Client {
@@ -170,6 +186,7 @@ impl Api {
             }
             (Method::GET, true) => self.reply_list(&resource, &namespace, &query),
             (Method::GET, false) => held.map_or_else(not_found, reply),
+            (Method::POST, false) if subresource == "token" => self.issue(&name, sent),
             (Method::POST, _) => {
                 let mut object = sent;
                 if !namespace.is_empty() {
@@ -194,6 +211,18 @@ impl Api {
             },
             _ => status(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
         }
+    }
+
+    /// Numbers its tokens: `bot-1`, `bot-2`.
+    fn issue(&self, account: &str, mut request: Value) -> Response<Body> {
+        assert_eq!(request["spec"]["boundObjectRef"]["kind"], "Pod", "nodes ask for pods");
+        let mut state = self.state.lock();
+        state.tokens += 1;
+        let seconds = request["spec"]["expirationSeconds"].as_i64().expect("a life");
+        let expires = (self.clock())() + SignedDuration::from_secs(seconds);
+        request["status"] =
+            json!({"token": format!("{account}-{}", state.tokens), "expirationTimestamp": expires.to_string()});
+        reply(request)
     }
 
     fn reply_list(&self, resource: &str, namespace: &str, query: &HashMap<String, String>) -> Response<Body> {

@@ -12,6 +12,7 @@ mod kubectl;
 mod network;
 mod pods;
 mod streams;
+mod tokens;
 mod walkthrough;
 
 /// A file of `examples/`.

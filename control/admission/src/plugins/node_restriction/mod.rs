@@ -3,10 +3,11 @@
 //! Source: `plugin/pkg/admission/noderestriction`. Which resources a node may touch at all is the authorizer's business; this is
 //! what depends on the object. Absent until their kinds are served: rules for claims, CSI nodes, resource slices and CSRs.
 
+mod token;
+
 use async_trait::async_trait;
 use wharf_auth::{NODE_USER_PREFIX, NODES, User};
 use wharf_registry::Subresource;
-use wharf_types::k8s::api::authentication::v1::TokenRequest;
 use wharf_types::k8s::api::core::v1::{Node, Pod};
 use wharf_types::{ApiError, Gvr};
 
@@ -58,7 +59,7 @@ impl Plugin for NodeRestriction {
             ("", "pods") => pod(node, write, cluster),
             ("", "nodes") => own_node(node, write),
             ("coordination.k8s.io", "leases") => lease(node, write),
-            ("", "serviceaccounts") => token(node, write, cluster),
+            ("", "serviceaccounts") => return token::check(node, write, cluster).await,
             _ => Ok(()),
         };
         verdict.map_err(|why| write.forbidden(why))
@@ -216,31 +217,6 @@ fn lease(node: &str, write: &Attributes) -> Result<(), String> {
     match name == node {
         true => Ok(()),
         false => Err("can only access node lease with the same name as the requesting node".to_owned()),
-    }
-}
-
-/// A node asks for tokens of pods that run on it only.
-fn token(node: &str, write: &Attributes, cluster: &dyn Reader) -> Result<(), String> {
-    if write.subresource != Some(Subresource::Token) || write.operation != Operation::Create {
-        return Ok(());
-    }
-    let bound = write.new_as::<TokenRequest>().and_then(|request| request.spec.as_ref()?.bound_object_ref.as_ref());
-    let Some(bound) =
-        bound.filter(|bound| bound.kind.as_deref() == Some("Pod") && bound.api_version.as_deref() == Some("v1"))
-    else {
-        return Err("node requested token not bound to a pod".to_owned());
-    };
-    let Some(uid) = bound.uid.as_deref().filter(|uid| !uid.is_empty()) else {
-        return Err("node requested token with a pod binding without a uid".to_owned());
-    };
-    let found = cluster.get(&PODS, write.namespace.as_deref(), bound.name.as_deref().unwrap_or_default());
-    match found.as_ref().and_then(|object| object.downcast_ref::<Pod>()) {
-        Some(pod) if pod.metadata.uid.as_deref() != Some(uid) => Err(format!(
-            "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
-        )),
-        Some(pod) if node_name(pod) == node => Ok(()),
-        Some(_) => Err("node requested token bound to a pod scheduled on a different node".to_owned()),
-        None => Err(format!("pods {:?} not found", bound.name.as_deref().unwrap_or_default())),
     }
 }
 
