@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -12,8 +13,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use wharf_auth::jwt::config::{ClaimRule, Configuration, JwtAuthenticator, PrefixedClaim};
 use wharf_auth::jwt::{ALGORITHMS, JwtTokens, LOOK_EVERY};
-use wharf_auth::token::{FileTokens, ISSUER};
+use wharf_auth::token::{CachedTokens, FileTokens, ISSUER};
+use wharf_auth::webhook::{self, WebhookTokens};
 use wharf_auth::{Anonymous, Authenticator, Bearer, RequestHeader, TokenUnion, Tokens, Union, X509};
+
+use crate::roles::authz::go_duration;
 
 #[derive(Args, Clone, Debug)]
 pub struct AuthnArgs {
@@ -26,6 +30,15 @@ pub struct AuthnArgs {
     /// Tokens of users: a file of lines `token,user,uid,"group1,group2"`
     #[arg(long, value_name = "FILE")]
     pub token_auth_file: Option<PathBuf>,
+    /// A kubeconfig that names the server which is asked about tokens
+    #[arg(long, value_name = "FILE")]
+    pub authentication_token_webhook_config_file: Option<PathBuf>,
+    /// The version of the TokenReviews that it is sent
+    #[arg(long, value_name = "VERSION", default_value = "v1beta1", value_parser = ["v1", "v1beta1"])]
+    pub authentication_token_webhook_version: String,
+    /// How long its answers are kept
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = go_duration)]
+    pub authentication_token_webhook_cache_ttl: Duration,
     #[command(flatten)]
     pub oidc: OidcArgs,
 }
@@ -67,10 +80,12 @@ pub struct Authentication {
     pub tokens: Arc<dyn Tokens>,
 }
 
-/// Puts the authenticators together, in upstream's order. `of_cluster` are tokens that the cluster itself gives out. What has to go on behind becomes a task.
-pub fn open(
+/// Puts the authenticators together, in upstream's order. `of_cluster` are tokens that the cluster itself gives out. What has to go
+/// on behind becomes a task. Where `strangers` must stay out, they do, whatever is asked for.
+pub async fn open(
     args: &AuthnArgs,
     of_cluster: Vec<Arc<dyn Tokens>>,
+    strangers: bool,
     tasks: &mut JoinSet<()>,
     cancel: &CancellationToken,
 ) -> Result<Authentication> {
@@ -95,10 +110,20 @@ pub fn open(
         }
         tokens.push(jwt);
     }
+    if let Some(path) = &args.authentication_token_webhook_config_file {
+        let client = webhook::Client::open(path, webhook::TIMEOUT, webhook::PAUSE).await;
+        let client = client.with_context(|| format!("use {}", path.display()))?;
+        let asked = WebhookTokens::new(client, &args.authentication_token_webhook_version, vec![ISSUER.to_owned()]);
+        let ttl = args.authentication_token_webhook_cache_ttl;
+        tokens.push(Arc::new(CachedTokens::new(Arc::new(asked), ttl, Arc::new(Timestamp::now))));
+    }
     let tokens = Arc::new(TokenUnion::new(tokens));
     let chain: Vec<Arc<dyn Authenticator>> =
         vec![Arc::new(RequestHeader), Arc::new(X509), Arc::new(Bearer::new(tokens.clone()))];
-    let anonymous = anonymous(args.anonymous_auth, configuration.as_ref())?;
+    let mut anonymous = anonymous(args.anonymous_auth, configuration.as_ref())?;
+    if !strangers && anonymous.take().is_some() {
+        tracing::warn!("AnonymousAuth is not allowed with the AlwaysAllow authorizer: it is off");
+    }
     Ok(Authentication { requests: Arc::new(Union::new(chain, anonymous)), tokens })
 }
 
@@ -189,4 +214,92 @@ fn anonymous(flag: Option<bool>, configuration: Option<&Configuration>) -> Resul
     );
     let paths = told.conditions.iter().map(|condition| condition.path.clone()).collect();
     Ok(told.enabled.then_some(Anonymous { paths }))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: AuthnArgs,
+    }
+
+    /// What a command line says of its issuer, or why it is refused.
+    #[track_caller]
+    fn check(flags: &[&str], expected: &str) {
+        let line = Line::parse_from(["wharf"].iter().chain(flags));
+        let got = match configuration(&line.args) {
+            Err(error) => error.to_string(),
+            Ok((None, _, _)) => "none".to_owned(),
+            Ok((Some(configuration), _, algorithms)) => {
+                let jwt = &configuration.jwt[0];
+                let (name, groups) = (&jwt.claim_mappings.username, &jwt.claim_mappings.groups);
+                let rules: Vec<String> = jwt
+                    .claim_validation_rules
+                    .iter()
+                    .map(|rule| format!("{}={}", rule.claim, rule.required_value))
+                    .collect();
+                format!(
+                    "{:?}{} {:?}{} [{}] {}",
+                    name.prefix.as_deref().unwrap_or_default(),
+                    name.claim,
+                    groups.prefix.as_deref().unwrap_or_default(),
+                    groups.claim,
+                    rules.join(","),
+                    algorithms.join(",")
+                )
+            }
+        };
+        assert_eq!(got, expected, "{flags:?}");
+    }
+
+    #[test]
+    fn oidc_flags_are_one_issuer() {
+        check(&[], "none");
+        let with = |more: &[&'static str]| [&["--oidc-issuer-url=https://i", "--oidc-client-id=c"], more].concat();
+        check(&with(&[]), "\"https://i#\"sub \"\" [] RS256");
+        check(&with(&["--oidc-username-claim=email"]), "\"\"email \"\" [] RS256");
+        check(&with(&["--oidc-username-prefix=-"]), "\"\"sub \"\" [] RS256");
+        check(
+            &with(&[
+                "--oidc-username-prefix=o:",
+                "--oidc-groups-claim=g",
+                "--oidc-groups-prefix=g:",
+                "--oidc-required-claim=a=b",
+                "--oidc-signing-algs=ES256,RS256",
+            ]),
+            "\"o:\"sub \"g:\"g [a=b] ES256,RS256",
+        );
+    }
+
+    #[test]
+    fn flags_that_contradict_each_other_are_refused_in_upstreams_words() {
+        let together = "oidc-issuer-url and oidc-client-id must be specified together when any oidc-* flags are set";
+        check(&["--oidc-issuer-url=https://i"], together);
+        check(&["--oidc-groups-claim=g"], together);
+        check(&["--oidc-signing-algs=none"], "oidc: unsupported signing alg: \"none\"");
+        check(
+            &["--authentication-config=/a", "--oidc-client-id=c"],
+            "authentication-config file and oidc-* flags are mutually exclusive",
+        );
+    }
+
+    #[test]
+    fn strangers_come_in_as_the_flag_or_the_file_says() {
+        let file = |enabled: bool| Configuration {
+            anonymous: Some(wharf_auth::jwt::config::AnonymousConfig { enabled, conditions: Vec::new() }),
+            ..Configuration::default()
+        };
+        assert_eq!(anonymous(None, None).ok(), Some(Some(Anonymous::default())));
+        assert_eq!(anonymous(Some(false), None).ok(), Some(None));
+        assert_eq!(anonymous(None, Some(&file(false))).ok(), Some(None));
+        assert_eq!(anonymous(None, Some(&file(true))).ok(), Some(Some(Anonymous::default())));
+        assert!(anonymous(Some(true), Some(&file(true))).is_err());
+        let line = |flag| Line::parse_from(["wharf", flag]).args.anonymous_auth;
+        assert_eq!((line("--anonymous-auth=false"), line("--anonymous-auth")), (Some(false), Some(true)));
+    }
 }

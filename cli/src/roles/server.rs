@@ -18,14 +18,16 @@ use wharf_apiserver::aggregate::FrontProxy;
 use wharf_apiserver::aggregate::availability::{self, Authorities};
 use wharf_apiserver::allocate::Allocators;
 use wharf_apiserver::allocate::service::{Cidr, NODE_PORTS, Services};
+use wharf_apiserver::encryption::Kms;
 use wharf_apiserver::health::Check;
 use wharf_apiserver::{
     ApiServer, NodeClient, Stored, bootstrap, definitions, encryption, listen, plugins as extensions, policy,
 };
+use wharf_auth::authorization::Configured;
 use wharf_auth::kubeconfig::Kubeconfig;
 use wharf_auth::pki::{Identity, Pki, ServerNames};
 use wharf_auth::token::{Key, LegacyClaims};
-use wharf_auth::{BootstrapTokens, FirstOpinion, Masters, NodeAuthorizer, Rbac, ServiceAccountTokens, Tokens, User};
+use wharf_auth::{BootstrapTokens, NodeAuthorizer, Rbac, ServiceAccountTokens, Tokens, User};
 use wharf_cache::Cache;
 use wharf_client::{Client, Clock, Informers, Manager, Recorder, transport};
 use wharf_controllers::TokenSigner;
@@ -40,9 +42,12 @@ use crate::process;
 use crate::roles::admission;
 use crate::roles::audit::{self, AuditArgs};
 use crate::roles::authn::{self, Authentication, AuthnArgs};
+use crate::roles::authz::{Asked, AuthzArgs};
 
 /// How long everything may take to end after a signal.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
+/// How long a start waits for a KMS plugin that is not there yet.
+const KMS_LIMIT: Duration = Duration::from_secs(10);
 /// Where in the service range the `kubernetes` Service and the DNS server are.
 const API_PLACE: u32 = 1;
 const DNS_PLACE: u32 = 10;
@@ -72,6 +77,8 @@ pub struct ServerArgs {
     pub admission_control_config_file: Option<PathBuf>,
     #[command(flatten)]
     pub authn: AuthnArgs,
+    #[command(flatten)]
+    pub authz: AuthzArgs,
     #[command(flatten)]
     pub audit: AuditArgs,
     /// Let secrets of type bootstrap.kubernetes.io/token in kube-system be used to join the cluster
@@ -148,19 +155,28 @@ pub async fn start(
     let open = tokio::task::spawn_blocking(move || RedbStore::open(store_path, wharf_store::Options::default()));
     let store = Arc::new(open.await.context("open the store")?.context("open the store")?);
     let table = Arc::new(Table::new(builtin::rows()));
-    let cache = Cache::open(sealed(store.clone(), args, &table)?).await.context("load the cache")?;
+    let (sealed, plugins) = sealed(store.clone(), args, &table).await?;
+    for plugin in &plugins {
+        let (plugin, until) = (plugin.clone(), cancel.clone());
+        tasks.spawn(async move { plugin.run(until).await });
+    }
+    let cache = Cache::open(sealed).await.context("load the cache")?;
     let feed = Feed::start(cache.clone());
 
     let pki = Arc::new(Pki::open(&data.pki(), now).context("open the cluster's authority")?);
     let (service_ip, dns_ip) =
         (args.service_cidr.address(API_PLACE).into(), args.service_cidr.address(DNS_PLACE).into());
     let front_proxy = Pki::open(&data.pki().join("front-proxy"), now).context("open the front proxy's authority")?;
-    let identities = Identities::open(args, &pki, &mut tasks, &cancel)?;
+    let identities = Identities::open(args, &pki, &mut tasks, &cancel).await?;
     let host = Arc::new(Host::new(Some(components)));
     let admission = Chain::select(&args.enable_admission_plugins, &args.disable_admission_plugins, host)
         .context("choose the admission plugins")?;
     let admission = admission::configured(admission, args.admission_control_config_file.as_deref())?;
     let api = api_server(args, (table, cache, admission), identities, &pki, &front_proxy).await?;
+    if !plugins.is_empty() {
+        let well = move || plugins.iter().try_for_each(|plugin| plugin.health());
+        api.health.add(Check::new("kms-providers", well));
+    }
     if let Some((auditor, sender)) = audit::open(&args.audit).await? {
         api.audit_to(auditor);
         if let Some(sender) = sender {
@@ -268,26 +284,36 @@ fn token_signer(key: Arc<Key>) -> TokenSigner {
     })
 }
 
-/// The store as the cache sees it: sealed where the configuration asks for that.
-fn sealed(store: Arc<RedbStore>, args: &ServerArgs, table: &Table) -> Result<Arc<dyn Store>> {
-    let Some(path) = &args.encryption_provider_config else { return Ok(store) };
+/// The store as the cache sees it: sealed where the configuration asks for that. With the plugins that guard keys, each of
+/// which has been asked for its key; one that is away is asked again behind.
+async fn sealed(store: Arc<RedbStore>, args: &ServerArgs, table: &Table) -> Result<(Arc<dyn Store>, Vec<Arc<Kms>>)> {
+    let Some(path) = &args.encryption_provider_config else { return Ok((store, Vec::new())) };
     let name = path.display();
     let yaml = std::fs::read_to_string(path).with_context(|| format!("read {name}"))?;
     let random: Random = Arc::new(|buffer: &mut [u8]| rand::rng().fill_bytes(buffer));
-    let rules = encryption::rules(&yaml, table, &random).with_context(|| format!("{name} is refused"))?;
-    Ok(Arc::new(Sealed::new(store, rules)))
+    let around = encryption::Surroundings { random, clock: Arc::new(Timestamp::now) };
+    let read = encryption::read(&yaml, table, &around).with_context(|| format!("{name} is refused"))?;
+    for plugin in &read.plugins {
+        if let Err(error) = plugin.prime(KMS_LIMIT).await {
+            tracing::error!(plugin = plugin.name(), error, "the KMS plugin is not well");
+        }
+    }
+    Ok((Arc::new(Sealed::new(store, read.rules)), read.plugins))
 }
 
-/// Who users are, and the key that the tokens of service accounts are signed with.
+/// Who users are and what they may, and the key that the tokens of service accounts are signed with.
 struct Identities {
     authentication: Authentication,
     key: Arc<Key>,
     /// What tokens name must be there; it is looked up in the server, once that is made.
     stored: Arc<Stored>,
+    node: Arc<NodeAuthorizer>,
+    rbac: Arc<Rbac>,
+    authorizer: Arc<Configured>,
 }
 
 impl Identities {
-    fn open(args: &ServerArgs, pki: &Pki, tasks: &mut JoinSet<()>, cancel: &CancellationToken) -> Result<Self> {
+    async fn open(args: &ServerArgs, pki: &Pki, tasks: &mut JoinSet<()>, cancel: &CancellationToken) -> Result<Self> {
         let key = Key::new(&pki.service_account_key_pem(), &pki.service_account_public_key_pem());
         let (key, stored) = (Arc::new(key.context("open the service account key")?), Arc::new(Stored::default()));
         let tokens = ServiceAccountTokens::new(key.clone(), stored.clone(), Arc::new(Timestamp::now));
@@ -295,8 +321,12 @@ impl Identities {
         if args.enable_bootstrap_token_auth {
             of_cluster.push(Arc::new(BootstrapTokens::new(stored.clone(), Arc::new(Timestamp::now))));
         }
-        let authentication = authn::open(&args.authn, of_cluster, tasks, cancel)?;
-        Ok(Self { authentication, key, stored })
+        let asked = Asked::read(&args.authz)?;
+        let strangers = !asked.allows_everything();
+        let authentication = authn::open(&args.authn, of_cluster, strangers, tasks, cancel).await?;
+        let (node, rbac) = (Arc::new(NodeAuthorizer::default()), Arc::new(Rbac::default()));
+        let authorizer = asked.open(node.clone(), rbac.clone(), tasks, cancel).await?;
+        Ok(Self { authentication, key, stored, node, rbac, authorizer })
     }
 }
 
@@ -308,13 +338,13 @@ async fn api_server(
     front_proxy: &Pki,
 ) -> Result<Arc<ApiServer>> {
     let now = Timestamp::now();
-    let Identities { authentication: Authentication { requests, tokens }, key, stored } = identities;
+    let Identities { authentication, key, stored, node, rbac, authorizer } = identities;
+    let Authentication { requests, tokens } = authentication;
     let (chain, proxy_key) = front_proxy.client(&Identity::new("front-proxy-client", &[]), now)?.chain()?;
     let services = Services::new(args.service_cidr, NODE_PORTS, Box::new(rand::rngs::StdRng::from_os_rng()));
     let mut allocators = Allocators::default();
     let gvr = Gvr { group: "".into(), version: "v1".into(), resource: "services".into() };
     allocators.insert(gvr, Arc::new(services));
-    let (rbac, node) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::default()));
     let options = wharf_apiserver::Options {
         table,
         cache,
@@ -322,7 +352,7 @@ async fn api_server(
         authenticator: requests,
         tokens: Some(tokens),
         token_key: Some(key),
-        authorizer: Arc::new(FirstOpinion::new(vec![Arc::new(Masters), node.clone(), rbac.clone()])),
+        authorizer,
         views: vec![node, rbac.clone()],
         rbac: Some(rbac),
         allocators,

@@ -154,9 +154,21 @@ impl<'a> Check<'a> {
     /// The server's own authorizers answer from memory, so there is nothing to wait for.
     fn decide(&self, verb: &str) -> Result<Value<'a>, Error> {
         let asked = Asked { verb: verb.to_owned(), ..self.asked.clone() };
-        let asking = self.authorizer.cluster.authorize(&self.authorizer.user, &asked);
-        let decision = asking.now_or_never().ok_or(Error::Other("the authorizer did not answer at once".to_owned()))?;
+        let mut asking = Box::pin(self.authorizer.cluster.authorize(&self.authorizer.user, &asked));
+        let decision = match (&mut asking).now_or_never() {
+            Some(decision) => decision,
+            None => wait(asking)?,
+        };
         Ok(Value::object(Answer(decision)))
+    }
+}
+
+/// An authorizer that has to ask somebody else: the expression waits for it, as upstream's do, and gives its thread away.
+fn wait(asking: impl Future<Output = Decision>) -> Result<Decision, Error> {
+    let handle = tokio::runtime::Handle::current();
+    match handle.runtime_flavor() {
+        tokio::runtime::RuntimeFlavor::MultiThread => Ok(tokio::task::block_in_place(|| handle.block_on(asking))),
+        _ => Err(Error::Other("the authorizer did not answer at once".to_owned())),
     }
 }
 
@@ -171,8 +183,9 @@ impl<'a> Object<'a> for Answer {
             ("reason", Decision::Allow(why) | Decision::Deny(why) | Decision::NoOpinion(why)) => {
                 Value::from(why.clone())
             }
-            ("error", _) => Value::from(String::new()),
-            ("errored", _) => Value::Bool(false),
+            ("error", Decision::Failed { why, .. }) => Value::from(why.clone()),
+            ("error" | "reason", _) => Value::from(String::new()),
+            ("errored", decision) => Value::Bool(matches!(decision, Decision::Failed { .. })),
             (other, _) => return Err(Error::Undeclared(other.to_owned())),
         })
     }

@@ -268,7 +268,9 @@ mod tests {
             };
             match cluster.authorize(&write.user, &asked).await {
                 Decision::Allow(_) => Ok(()),
-                Decision::Deny(why) | Decision::NoOpinion(why) => Err(ApiError::forbidden(&write.row.gvr, "", why)),
+                Decision::Deny(why) | Decision::NoOpinion(why) | Decision::Failed { why, .. } => {
+                    Err(ApiError::forbidden(&write.row.gvr, "", why))
+                }
             }
         }
     }

@@ -150,7 +150,7 @@ impl Call {
         };
         match self.server.authorizer.authorize(&self.user, &attributes).await {
             Decision::Allow(_) => Ok(()),
-            Decision::Deny(_) | Decision::NoOpinion(_) => {
+            Decision::Deny(_) | Decision::NoOpinion(_) | Decision::Failed { .. } => {
                 Err(ApiError::forbidden(gvr, &self.name, attributes.refusal(&self.user)))
             }
         }

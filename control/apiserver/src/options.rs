@@ -294,36 +294,8 @@ pub fn validate_delete(options: &DeleteOptions) -> Result<(), ApiError> {
     refuse("DeleteOptions", errors)
 }
 
-/// A Go duration such as `1m30s`, for the parameter `timeout`.
-pub fn go_duration(text: &str) -> Option<std::time::Duration> {
-    if text == "0" {
-        return Some(std::time::Duration::ZERO);
-    }
-    let (mut rest, mut seconds) = (text, 0.0);
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        seconds += number
-            * match &rest[..unit] {
-                "h" => 3600.0,
-                "m" => 60.0,
-                "s" => 1.0,
-                "ms" => 1e-3,
-                "us" | "µs" => 1e-6,
-                "ns" => 1e-9,
-                _ => return None,
-            };
-        rest = &rest[unit..];
-    }
-    if text.is_empty() { None } else { std::time::Duration::try_from_secs_f64(seconds).ok() }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn config_maps() -> Row {
@@ -381,19 +353,5 @@ mod tests {
             "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"Some\"]: supported values: \"All\""
         );
         assert!(parse("fieldValidation=Loud").unwrap_err().contains("fieldValidation: Unsupported value: \"Loud\""));
-    }
-
-    #[test]
-    fn durations_are_gos() {
-        for (text, expected) in [
-            ("1m30s", Some(Duration::from_secs(90))),
-            ("500ms", Some(Duration::from_millis(500))),
-            ("0", Some(Duration::ZERO)),
-            ("5", None),
-            ("", None),
-            ("1x", None),
-        ] {
-            assert_eq!(go_duration(text), expected, "{text}");
-        }
     }
 }

@@ -16,12 +16,12 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use futures::FutureExt;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use wharf_admission::{Chain, Notes};
 use wharf_auth::token::Key;
-use wharf_auth::{Authenticator, Authorizer, Decision, Rbac, Tokens, User, View};
+use wharf_auth::{Attributes, Authenticator, Authorizer, Decision, Rbac, Tokens, User, View, bearer, duration};
 use wharf_cache::{Cache, Collection};
 use wharf_registry::{Row, Table};
 use wharf_types::{ApiError, Gvr};
@@ -35,14 +35,13 @@ use crate::connect;
 use crate::definitions::{self, Definitions};
 use crate::fairness::{self, Fairness, Sorted, Ticket, Width};
 use crate::health::{Check, Health};
-use crate::impersonate;
+use crate::impersonate::{Impersonated, Impersonation};
 use crate::index;
 use crate::measure;
 use crate::metrics::{Metrics, Observed, ObservedResource, Under};
 use crate::node::NodeClient;
 use crate::nonresource;
 use crate::openapi;
-use crate::options::go_duration;
 use crate::plugins;
 use crate::query::Query;
 use crate::reply::{self, Body};
@@ -106,6 +105,7 @@ pub struct ApiServer {
     pub definitions: Definitions,
     collections: ArcSwap<HashMap<Gvr, Arc<Collection>>>,
     fairness: Fairness,
+    impersonation: Impersonation,
     /// Where flow schemas and priority levels are, once they are served.
     flow_control: ArcSwapOption<(Arc<Collection>, Arc<Collection>)>,
     audit: OnceLock<Arc<Auditor>>,
@@ -188,6 +188,7 @@ impl ApiServer {
             definitions: Definitions::default(),
             collections: ArcSwap::default(),
             fairness,
+            impersonation: Impersonation::default(),
             flow_control: ArcSwapOption::empty(),
             audit: OnceLock::new(),
         });
@@ -333,21 +334,34 @@ impl ApiServer {
             ));
         }
         let limit = time_limit(info, &incoming.query)?;
+        let attributes = info.attributes();
         let identified = self.identify(parts).await;
         if let Some(auditor) = self.audit.get() {
             let id = incoming.id.to_str().unwrap_or_default();
             known.trail = auditor.begin(id, parts, info, identified.as_ref().ok(), (self.clock)());
         }
         let identified = identified?;
-        wharf_auth::bearer::strip(&mut incoming.parts.headers);
-        let user = impersonate::resolve(&incoming.parts.headers, identified, &*self.authorizer).await?;
+        bearer::strip(&mut incoming.parts.headers);
+        let headers = &mut incoming.parts.headers;
+        let user = match self.impersonation.resolve(headers, &identified, &attributes, &*self.authorizer).await? {
+            None => identified,
+            Some(Impersonated { user, constraint }) => {
+                if let Some(trail) = &mut known.trail {
+                    trail.impersonated(&user, &constraint);
+                }
+                user
+            }
+        };
         let place = self.admit_load(info, &incoming.query, &user, known).await?;
-        let authorized = self.authorize(&user, info).await;
+        let decision = self.authorizer.authorize(&user, &attributes).await;
         if let Some(trail) = &mut known.trail {
-            trail.annotate("authorization.k8s.io/decision", if authorized.is_ok() { "allow" } else { "forbid" });
-            trail.annotate("authorization.k8s.io/reason", authorized.as_ref().err().map_or("", |(_, why)| why));
+            trail.decided(&decision);
         }
-        authorized.map_err(|(error, _)| error)?;
+        match decision {
+            Decision::Allow(_) => {}
+            Decision::Deny(why) | Decision::NoOpinion(why) => return Err(forbidden(&user, &attributes, &why)),
+            Decision::Failed { why, .. } => return Ok(undecided(&incoming.parts, &why)),
+        }
         let work = self.serve_one(incoming, info, user, place, &mut known.trail);
         match limit {
             None => work.await,
@@ -502,25 +516,6 @@ impl ApiServer {
         objects.filter_map(|object| object.downcast_ref::<K>().cloned()).collect()
     }
 
-    /// The refusal comes with the authorizer's reason.
-    async fn authorize(&self, user: &User, info: &Info) -> Result<(), (ApiError, String)> {
-        let attributes = info.attributes();
-        let why = match self.authorizer.authorize(user, &attributes).await {
-            Decision::Allow(_) => return Ok(()),
-            Decision::Deny(why) | Decision::NoOpinion(why) => why,
-        };
-        let mut message = attributes.refusal(user);
-        if !why.is_empty() {
-            message += &format!(": {why}");
-        }
-        let gvr = Gvr {
-            group: attributes.group.into(),
-            version: attributes.version.into(),
-            resource: attributes.resource.into(),
-        };
-        Err((ApiError::forbidden(&gvr, &attributes.name, message), why))
-    }
-
     /// What the metrics tell of stored objects and watchers.
     pub async fn observe(&self) -> Observed {
         self.fairness.show();
@@ -544,6 +539,27 @@ impl ApiServer {
     }
 }
 
+/// `responsewriters.ForbiddenStatusError`, with the authorizer's reason.
+pub(crate) fn forbidden(user: &User, asked: &Attributes, why: &str) -> ApiError {
+    let mut message = asked.refusal(user);
+    if !why.is_empty() {
+        message += &format!(": {why}");
+    }
+    let gvr = Gvr {
+        group: asked.group.clone().into(),
+        version: asked.version.clone().into(),
+        resource: asked.resource.clone().into(),
+    };
+    ApiError::forbidden(&gvr, &asked.name, message)
+}
+
+/// No authorizer could say: `responsewriters.InternalError`, which is no Status.
+fn undecided(parts: &Parts, why: &str) -> Response<Body> {
+    let uri = parts.uri.path_and_query().map_or("", |uri| uri.as_str());
+    let text = format!("Internal Server Error: {uri:?}: {why}\n").replace('<', "&lt;").replace('>', "&gt;");
+    reply::bytes(StatusCode::INTERNAL_SERVER_ERROR, "text/plain; charset=utf-8", text)
+}
+
 /// The client's id for the request, if it is one that fits a log, or a new one.
 fn audit_id(request: &Request<Body>) -> HeaderValue {
     let sent = request.headers().get("audit-id").filter(|id| !id.is_empty() && id.len() <= 64);
@@ -560,7 +576,7 @@ fn time_limit(info: &Info, query: &Query) -> Result<Option<Duration>, ApiError> 
     }
     match query.get("timeout") {
         None => Ok(Some(REQUEST_TIMEOUT)),
-        Some(text) => match go_duration(text) {
+        Some(text) => match duration::parse(text) {
             Some(Duration::ZERO) => Ok(Some(REQUEST_TIMEOUT)),
             Some(asked) => Ok(Some(asked.min(REQUEST_TIMEOUT))),
             None => Err(ApiError::bad_request(format!(

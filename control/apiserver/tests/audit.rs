@@ -83,6 +83,8 @@ async fn streams_and_strangers_leave_a_trail() {
     assert_eq!(refused.status(), 403);
     let unknown = recorded.api.server.handle(Request::get(CONFIG_MAPS).body(empty()).expect("a request")).await;
     assert_eq!(unknown.status(), 401);
+    let wrong = Request::get(CONFIG_MAPS).header("authorization", "Bearer abc").body(empty()).expect("a request");
+    assert_eq!(recorded.api.server.handle(wrong).await.status(), 401);
     let events = recorded.events();
     let shown: Vec<String> = events
         .iter()
@@ -95,7 +97,23 @@ async fn streams_and_strangers_leave_a_trail() {
         "ResponseStarted 200 allow",
         "ResponseComplete 200 allow",
         "ResponseComplete 403 forbid",
-        "ResponseComplete 401 -",
+        "ResponseStarted 401 -",
+        "ResponseStarted 401 -",
     ];
     assert_eq!(shown, expected);
+    let said = |event: &Value| event["responseStatus"]["message"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(said(&events[3]), "Authentication failed, no credentials provided");
+    assert_eq!(said(&events[4]), "Authentication failed, attempted: bearer");
+}
+
+#[tokio::test]
+async fn who_acts_as_another_is_recorded_as_both() {
+    let recorded = Recorded::under("omitStages: [RequestReceived], rules: [{level: Metadata}]").await;
+    let request = Request::get(CONFIG_MAPS).header("impersonate-user", "bob").body(empty()).expect("a request");
+    let root = recorded.api.server.service_for(User::new("root", &[]));
+    assert_eq!(tower::ServiceExt::oneshot(root, request).await.expect("an answer").status(), 200);
+    let event = &recorded.events()[0];
+    assert_eq!(event["user"]["username"], "root");
+    assert_eq!(event["impersonatedUser"], json!({"username": "bob", "groups": ["system:authenticated"]}));
+    assert_eq!(event["authenticationMetadata"], json!({"impersonationConstraint": "impersonate:user-info"}));
 }

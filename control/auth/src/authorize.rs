@@ -8,7 +8,8 @@ use async_trait::async_trait;
 
 use crate::{Attributes, Authorizer, Decision, MASTERS, User};
 
-/// Asks each in turn: the first that has an opinion wins. What those without one had to say is kept, a line each.
+/// Asks each in turn: the first that has an opinion wins. What those without one had to say is kept, a line each. One that fails
+/// is passed over, unless it says otherwise; only if nobody allows the request has it failed.
 pub struct FirstOpinion(Vec<Arc<dyn Authorizer>>);
 
 impl FirstOpinion {
@@ -20,15 +21,34 @@ impl FirstOpinion {
 #[async_trait]
 impl Authorizer for FirstOpinion {
     async fn authorize(&self, user: &User, attributes: &Attributes) -> Decision {
-        let mut reasons = Vec::new();
+        let (mut reasons, mut failures) = (Vec::new(), Vec::new());
+        let mut denied = false;
         for authorizer in &self.0 {
             match authorizer.authorize(user, attributes).await {
                 Decision::NoOpinion(why) if why.is_empty() => {}
                 Decision::NoOpinion(why) => reasons.push(why),
+                Decision::Failed { denied: false, why } => failures.push(why),
+                Decision::Failed { denied: true, why } => {
+                    failures.push(why);
+                    denied = true;
+                    break;
+                }
+                Decision::Deny(_) if !failures.is_empty() => {
+                    denied = true;
+                    break;
+                }
                 opinion => return opinion,
             }
         }
-        Decision::NoOpinion(reasons.join("\n"))
+        match failures.len() {
+            0 => Decision::NoOpinion(reasons.join("\n")),
+            1 => Decision::Failed { denied, why: failures.remove(0) },
+            _ => Decision::Failed { denied, why: format!("[{}]", failures.join(", ")) },
+        }
+    }
+
+    fn lists_rules(&self) -> Result<(), &'static str> {
+        self.0.iter().try_for_each(|authorizer| authorizer.lists_rules())
     }
 }
 
@@ -70,5 +90,16 @@ mod tests {
         check(&[deny.clone(), Decision::Allow("a".into())], deny).await;
         check(&[none("x"), none(""), none("y")], none("x\ny")).await;
         check(&[], none("")).await;
+    }
+
+    #[tokio::test]
+    async fn failures_count_only_where_nobody_allows() {
+        let failed = |denied, why: &str| Decision::Failed { denied, why: why.into() };
+        let allow = Decision::Allow("a".into());
+        check(&[failed(false, "x"), allow.clone()], allow.clone()).await;
+        check(&[failed(true, "x"), allow.clone()], failed(true, "x")).await;
+        check(&[failed(false, "x"), Decision::NoOpinion("r".into())], failed(false, "x")).await;
+        check(&[failed(false, "x"), failed(false, "y")], failed(false, "[x, y]")).await;
+        check(&[failed(false, "x"), Decision::Deny("d".into()), allow], failed(true, "x")).await;
     }
 }

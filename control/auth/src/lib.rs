@@ -4,9 +4,11 @@
 //! Invariants: an authenticator never guesses (no credentials is `None`, bad credentials an error); an authorizer that knows
 //! nothing of a request says [`Decision::NoOpinion`], which the stack treats as a refusal.
 
+pub mod authorization;
 pub mod authorize;
 pub mod bearer;
 pub mod bootstrap;
+pub mod duration;
 mod https;
 pub mod jwt;
 pub mod kubeconfig;
@@ -18,6 +20,7 @@ pub mod tls;
 pub mod token;
 pub mod union;
 pub mod view;
+pub mod webhook;
 pub mod x509;
 
 use std::collections::BTreeMap;
@@ -94,7 +97,7 @@ impl User {
 pub struct PeerCertificates(pub Arc<[CertificateDer<'static>]>);
 
 /// Credentials that do not hold. The reply is 401 and does not say why; the log does.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("authenticate: {0}")]
 pub struct AuthenticateError(pub String);
 
@@ -186,11 +189,21 @@ pub enum Decision {
     Deny(String),
     /// Nothing speaks for the request; the text says what was looked at, and may be empty.
     NoOpinion(String),
+    /// It could not be decided, and nobody else has allowed it; `denied` where nobody else may. The text says why.
+    Failed {
+        denied: bool,
+        why: String,
+    },
 }
 
 #[async_trait]
 pub trait Authorizer: Send + Sync + 'static {
     async fn authorize(&self, user: &User, attributes: &Attributes) -> Decision;
+
+    /// Why it cannot list what a user may do, if it cannot.
+    fn lists_rules(&self) -> Result<(), &'static str> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

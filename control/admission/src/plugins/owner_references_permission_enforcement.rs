@@ -100,7 +100,7 @@ fn plural(kind: &str) -> String {
 async fn refused(write: &Attributes, cluster: &dyn Reader, asked: &Asked) -> Option<String> {
     match cluster.authorize(&write.user, asked).await {
         Decision::Allow(_) => None,
-        Decision::Deny(why) | Decision::NoOpinion(why) => Some(why),
+        Decision::Deny(why) | Decision::NoOpinion(why) | Decision::Failed { why, .. } => Some(why),
     }
 }
 

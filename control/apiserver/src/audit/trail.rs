@@ -8,7 +8,7 @@ use http::{HeaderMap, Response, header};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use wharf_auth::User;
+use wharf_auth::{Decision, FrontProxyCertificates, PeerCertificates, User};
 use wharf_machinery::protobuf;
 use wharf_types::Gvk;
 
@@ -26,6 +26,8 @@ pub struct Trail {
     verdict: Verdict,
     content_type: String,
     is_resource: bool,
+    /// What was tried, where nobody proved who they are. Such a request has one record, of its refusal.
+    attempted: Option<String>,
     event: Map<String, Value>,
 }
 
@@ -66,8 +68,12 @@ impl Trail {
             put("objectRef", reference(info));
         }
         let is_resource = matches!(info.target, Target::Resource(_));
-        let trail = Self { auditor, verdict, content_type: text(header::CONTENT_TYPE), is_resource, event };
-        trail.record(Stage::RequestReceived, now);
+        let attempted = user.is_none().then(|| attempted(parts));
+        let content_type = text(header::CONTENT_TYPE);
+        let trail = Self { auditor, verdict, content_type, is_resource, attempted, event };
+        if trail.attempted.is_none() {
+            trail.record(Stage::RequestReceived, now);
+        }
         trail
     }
 
@@ -79,6 +85,26 @@ impl Trail {
         event.insert("stage".to_owned(), json!(stage));
         event.insert("stageTimestamp".to_owned(), micros(now).into());
         self.auditor.record(&Value::Object(event), now);
+    }
+
+    /// Whom the request acts as, and which permission let it, if that was a constrained one.
+    pub fn impersonated(&mut self, user: &User, constraint: &str) {
+        self.event.insert("impersonatedUser".to_owned(), shown(user));
+        if !constraint.is_empty() {
+            let metadata = json!({"impersonationConstraint": constraint});
+            self.event.insert("authenticationMetadata".to_owned(), metadata);
+        }
+    }
+
+    /// What the authorizers said of it.
+    pub fn decided(&mut self, decision: &Decision) {
+        let (word, reason) = match decision {
+            Decision::Allow(reason) => ("allow", reason.as_str()),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => ("forbid", reason.as_str()),
+            Decision::Failed { .. } => return self.annotate("authorization.k8s.io/reason", "internal error"),
+        };
+        self.annotate("authorization.k8s.io/decision", word);
+        self.annotate("authorization.k8s.io/reason", reason);
     }
 
     pub fn annotate(&mut self, key: &str, value: &str) {
@@ -136,6 +162,12 @@ impl Trail {
             annotations.iter().for_each(|(key, value)| self.annotate(key, value));
         }
         let code = response.status().as_u16();
+        if let Some(attempted) = self.attempted.take() {
+            let status = json!({"metadata": {}, "message": attempted, "code": code});
+            self.event.insert("responseStatus".to_owned(), status);
+            self.record(Stage::ResponseStarted, clock());
+            return response;
+        }
         self.event.insert("responseStatus".to_owned(), json!({"metadata": {}, "code": code}));
         if is_stream && code < 400 {
             self.record(Stage::ResponseStarted, clock());
@@ -195,6 +227,23 @@ struct AtEnd {
 impl Drop for AtEnd {
     fn drop(&mut self) {
         self.trail.record(Stage::ResponseComplete, (self.clock)());
+    }
+}
+
+/// How somebody tried to prove who they are. Source: `getAuthMethods` of `filters/authn_audit.go`.
+fn attempted(parts: &Parts) -> String {
+    let value = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let scheme = value.trim().split_once(' ').map(|(scheme, _)| scheme.to_ascii_lowercase()).unwrap_or_default();
+    let query = parts.uri.query().unwrap_or_default();
+    let access = query.split('&').any(|pair| pair.strip_prefix("access_token=").is_some_and(|token| !token.is_empty()));
+    let certificate = parts.extensions.get::<PeerCertificates>().is_some()
+        || parts.extensions.get::<FrontProxyCertificates>().is_some();
+    let tried =
+        [(scheme == "basic", "basic"), (scheme == "bearer", "bearer"), (access, "access_token"), (certificate, "x509")];
+    let tried: Vec<&str> = tried.into_iter().filter(|(tried, _)| *tried).map(|(_, name)| name).collect();
+    match tried.is_empty() {
+        true => "Authentication failed, no credentials provided".to_owned(),
+        false => format!("Authentication failed, attempted: {}", tried.join(", ")),
     }
 }
 

@@ -98,6 +98,8 @@ async fn ensure_create(call: &Call, info: &Info) -> Result<(), ApiError> {
     let attributes = wharf_auth::Attributes { verb: Verb::Create.name().to_owned(), ..info.attributes() };
     match call.server.authorizer.authorize(&call.user, &attributes).await {
         Decision::Allow(_) => Ok(()),
-        Decision::Deny(why) | Decision::NoOpinion(why) => Err(ApiError::forbidden(call.gvr(), &call.name, why)),
+        Decision::Deny(why) | Decision::NoOpinion(why) | Decision::Failed { why, .. } => {
+            Err(ApiError::forbidden(call.gvr(), &call.name, why))
+        }
     }
 }

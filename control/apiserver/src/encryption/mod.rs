@@ -2,19 +2,29 @@
 //!
 //! Source: `k8s.io/apiserver/pkg/server/options/encryptionconfig` and `pkg/apis/apiserver/validation`. A resource is covered by the
 //! first entry that names it; `*.group` and `*.*` cover custom resources that do not exist yet, too.
-//! Absent on purpose: reading the file again while the server runs, secretbox and KMS
-//! plugins, which are refused.
+//! Absent on purpose: reading the file again while the server runs.
 
+pub mod kms;
+
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
+use wharf_auth::duration;
 use wharf_registry::Table;
-use wharf_store::sealed::{AesCbc, AesGcm, Identity, Provider, Random, Rule};
+use wharf_store::sealed::{AesCbc, AesGcm, Identity, Provider, Random, Rule, SecretBox};
+
+pub use self::kms::Kms;
+use crate::server::Clock;
 
 const API_VERSIONS: [&str; 2] = ["apiserver.config.k8s.io/v1", "v1"];
 const KIND: &str = "EncryptionConfiguration";
+
+/// How long a call to a KMS plugin may take, unless the file says.
+const KMS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why a file is refused, with the path of what is wrong.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +56,22 @@ struct Entry {
 struct Choice {
     aesgcm: Option<Keys>,
     aescbc: Option<Keys>,
+    secretbox: Option<Keys>,
     identity: Option<Nothing>,
-    kms: Option<serde_json::Value>,
+    kms: Option<Plugin>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Plugin {
+    #[serde(default)]
+    api_version: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    endpoint: String,
+    timeout: Option<String>,
+    cachesize: Option<i32>,
 }
 
 #[derive(Deserialize)]
@@ -68,8 +92,21 @@ struct NamedKey {
     secret: String,
 }
 
+/// What a file asks for.
+pub struct Encryption {
+    pub rules: Vec<Rule>,
+    /// The plugins, which want to be asked before anything is read, and while the server runs.
+    pub plugins: Vec<Arc<Kms>>,
+}
+
+/// What providers are made with.
+pub struct Surroundings {
+    pub random: Random,
+    pub clock: Clock,
+}
+
 /// Reads a file's text and says what it means for the resources of the table.
-pub fn rules(yaml: &str, table: &Table, random: &Random) -> Result<Vec<Rule>, Error> {
+pub fn read(yaml: &str, table: &Table, around: &Surroundings) -> Result<Encryption, Error> {
     let configuration: Configuration = serde_yaml::from_str(yaml).map_err(|error| Error(error.to_string()))?;
     if !API_VERSIONS.contains(&configuration.api_version.as_str()) || configuration.kind != KIND {
         return refuse(
@@ -80,10 +117,10 @@ pub fn rules(yaml: &str, table: &Table, random: &Random) -> Result<Vec<Rule>, Er
     if configuration.resources.is_empty() {
         return refuse("resources", "at least one entry is required");
     }
-    let mut rules: Vec<Rule> = Vec::new();
+    let (mut rules, mut plugins): (Vec<Rule>, Vec<Arc<Kms>>) = Default::default();
     for (place, entry) in configuration.resources.iter().enumerate() {
         let path = format!("resources[{place}]");
-        let providers = Arc::new(providers(&entry.providers, &path, random)?);
+        let providers = Arc::new(providers(&entry.providers, &path, around, &mut plugins)?);
         if entry.resources.is_empty() {
             return refuse(format!("{path}.resources"), "at least one resource is required");
         }
@@ -97,7 +134,7 @@ pub fn rules(yaml: &str, table: &Table, random: &Random) -> Result<Vec<Rule>, Er
             }
         }
     }
-    Ok(rules)
+    Ok(Encryption { rules, plugins })
 }
 
 /// The keys of a resource, which is named `secrets`, `widgets.example.com`, `*.apps`, `*.` or `*.*`.
@@ -127,36 +164,93 @@ fn prefixes(name: &str, table: &Table, path: &str) -> Result<Vec<String>, Error>
     Ok(found)
 }
 
-fn providers(choices: &[Choice], path: &str, random: &Random) -> Result<Vec<Box<dyn Provider>>, Error> {
+fn providers(
+    choices: &[Choice],
+    path: &str,
+    around: &Surroundings,
+    plugins: &mut Vec<Arc<Kms>>,
+) -> Result<Vec<Box<dyn Provider>>, Error> {
     let mut providers: Vec<Box<dyn Provider>> = Vec::new();
+    let random = || around.random.clone();
     for (place, choice) in choices.iter().enumerate() {
         let path = format!("{path}.providers[{place}]");
-        let Choice { aesgcm, aescbc, identity, kms } = choice;
-        let given = [aesgcm.is_some(), aescbc.is_some(), identity.is_some(), kms.is_some()];
+        let Choice { aesgcm, aescbc, secretbox, identity, kms } = choice;
+        let given = [aesgcm.is_some(), aescbc.is_some(), secretbox.is_some(), identity.is_some(), kms.is_some()];
         if given.into_iter().filter(|given| *given).count() != 1 {
-            return refuse(path, "exactly one of aesgcm, aescbc, identity and kms is required");
+            return refuse(path, "exactly one of aesgcm, aescbc, secretbox, identity and kms is required");
         }
         if let Some(keys) = aesgcm {
             add(&mut providers, keys, &format!("{path}.aesgcm"), |name, secret| {
-                Ok(Box::new(AesGcm::new(name, secret, random.clone())?))
+                Ok(Box::new(AesGcm::new(name, secret, random())?))
             })?;
         }
         if let Some(keys) = aescbc {
             add(&mut providers, keys, &format!("{path}.aescbc"), |name, secret| {
-                Ok(Box::new(AesCbc::new(name, secret, random.clone())?))
+                Ok(Box::new(AesCbc::new(name, secret, random())?))
+            })?;
+        }
+        if let Some(keys) = secretbox {
+            add(&mut providers, keys, &format!("{path}.secretbox"), |name, secret| {
+                Ok(Box::new(SecretBox::new(name, secret, random())?))
             })?;
         }
         if identity.is_some() {
             providers.push(Box::new(Identity));
         }
-        if kms.is_some() {
-            return refuse(format!("{path}.kms"), "KMS plugins are not supported yet");
+        if let Some(plugin) = kms {
+            let made = Arc::new(kms_plugin(plugin, &format!("{path}.kms"), around)?);
+            if plugins.iter().any(|other| other.name() == made.name()) {
+                let why = format!("duplicate KMS provider name {}, names must be unique", made.name());
+                return refuse(format!("{path}.kms.name"), why);
+            }
+            providers.push(Box::new(made.clone()));
+            plugins.push(made);
         }
     }
     if providers.is_empty() {
         return refuse(format!("{path}.providers"), "at least one provider is required");
     }
     Ok(providers)
+}
+
+fn kms_plugin(plugin: &Plugin, path: &str, around: &Surroundings) -> Result<Kms, Error> {
+    let Plugin { api_version, name, endpoint, timeout, cachesize } = plugin;
+    match api_version.as_str() {
+        "v2" => {}
+        "" | "v1" => {
+            let why = "KMSv1 is deprecated and will only receive security updates going forward. Use KMSv2 instead";
+            return refuse(format!("{path}.apiVersion"), why);
+        }
+        other => {
+            return refuse(format!("{path}.apiVersion"), format!("unsupported apiVersion {other:?}: v2 is supported"));
+        }
+    }
+    if name.is_empty() {
+        return refuse(format!("{path}.name"), "name is a required field for a provider");
+    }
+    if name.contains(':') {
+        return refuse(format!("{path}.name"), format!("invalid KMS provider name {name}, must not contain ':'"));
+    }
+    let at = format!("{path}.endpoint");
+    let (scheme, socket) = match endpoint.split_once("://") {
+        _ if endpoint.is_empty() => return refuse(at, "endpoint is a required field for a provider"),
+        Some(parts) => parts,
+        None => return refuse(at, format!("invalid endpoint {endpoint:?} for kms provider")),
+    };
+    if scheme != "unix" {
+        return refuse(at, format!("unsupported scheme {scheme:?} for KMS provider, only unix is supported"));
+    }
+    if cachesize.is_some() {
+        return refuse(format!("{path}.cachesize"), "cachesize is not supported in v2");
+    }
+    let timeout = match timeout.as_deref() {
+        None => KMS_TIMEOUT,
+        Some(text) => match duration::parse(text) {
+            Some(timeout) if !timeout.is_zero() => timeout,
+            _ => return refuse(format!("{path}.timeout"), "timeout should be a positive value"),
+        },
+    };
+    Ok(Kms::new(name, PathBuf::from(socket), timeout, around.random.clone(), around.clock.clone()))
 }
 
 /// One provider for each key, the first of which writes.
@@ -194,9 +288,9 @@ mod tests {
         let yaml =
             format!("apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources: {resources}");
         let table = Table::new(wharf_registry::builtin::rows());
-        let random: Random = Arc::new(|_| {});
-        let shown = match rules(&yaml, &table, &random) {
-            Ok(rules) => {
+        let around = Surroundings { random: Arc::new(|_| {}), clock: Arc::new(jiff::Timestamp::now) };
+        let shown = match read(&yaml, &table, &around) {
+            Ok(Encryption { rules, .. }) => {
                 let show = |rule: &Rule| format!("{}={}", rule.prefix, rule.providers[0].prefix());
                 rules.iter().map(show).collect::<Vec<_>>().join(" ")
             }
@@ -205,8 +299,8 @@ mod tests {
         assert_eq!(shown, expected, "{resources}");
     }
 
-    #[test]
-    fn resources_are_found_where_they_are_stored() {
+    #[tokio::test]
+    async fn resources_are_found_where_they_are_stored() {
         const KEY: &str = "keys: [{name: a, secret: AAAAAAAAAAAAAAAAAAAAAA==}]";
         check(
             &format!("[{{resources: [secrets, nodes], providers: [{{aesgcm: {{{KEY}}}}}, {{identity: {{}}}}]}}]"),
@@ -217,10 +311,18 @@ mod tests {
             "/registry/example.com/widgets/=k8s:enc:aescbc:v1:a: /registry/=k8s:enc:aescbc:v1:a:",
         );
         check("[{resources: ['*.example.com'], providers: [{identity: {}}]}]", "/registry/example.com/=");
+        check(
+            "[{resources: [secrets], providers: [{kms: {apiVersion: v2, name: vault, endpoint: 'unix:///run/kms', timeout: 5s}}]}]",
+            "/registry/secrets/=k8s:enc:kms:v2:vault:",
+        );
+        check(
+            "[{resources: [secrets], providers: [{secretbox: {keys: [{name: a, secret: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=}]}}]}]",
+            "/registry/secrets/=k8s:enc:secretbox:v1:a:",
+        );
     }
 
-    #[test]
-    fn what_is_wrong_is_named_and_secrets_are_not_shown() {
+    #[tokio::test]
+    async fn what_is_wrong_is_named_and_secrets_are_not_shown() {
         check(
             "[{resources: [secrets], providers: [{aesgcm: {keys: [{name: a, secret: c2hvcnQ=}]}}]}]",
             "resources[0].providers[0].aesgcm.keys[0].secret: an AES key has 16, 24 or 32 bytes",
@@ -236,7 +338,30 @@ mod tests {
         );
         check(
             "[{resources: [secrets], providers: [{}]}]",
-            "resources[0].providers[0]: exactly one of aesgcm, aescbc, identity and kms is required",
+            "resources[0].providers[0]: exactly one of aesgcm, aescbc, secretbox, identity and kms is required",
+        );
+        let kms = |fields: &str, expected: &str| {
+            check(
+                &format!("[{{resources: [secrets], providers: [{{kms: {{{fields}}}}}]}}]"),
+                &format!("resources[0].providers[0].kms.{expected}"),
+            );
+        };
+        let v1 =
+            "apiVersion: KMSv1 is deprecated and will only receive security updates going forward. Use KMSv2 instead";
+        kms("name: a, endpoint: 'unix:///a'", v1);
+        kms("apiVersion: v2, endpoint: 'unix:///a'", "name: name is a required field for a provider");
+        kms("apiVersion: v2, name: 'a:b', endpoint: x", "name: invalid KMS provider name a:b, must not contain ':'");
+        kms(
+            "apiVersion: v2, name: a, endpoint: 'tcp://a'",
+            "endpoint: unsupported scheme \"tcp\" for KMS provider, only unix is supported",
+        );
+        kms(
+            "apiVersion: v2, name: a, endpoint: 'unix:///a', cachesize: 5",
+            "cachesize: cachesize is not supported in v2",
+        );
+        kms(
+            "apiVersion: v2, name: a, endpoint: 'unix:///a', timeout: -1s",
+            "timeout: timeout should be a positive value",
         );
         check("[]", "resources: at least one entry is required");
     }

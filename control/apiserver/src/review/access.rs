@@ -71,13 +71,14 @@ impl Asked<'_> {
 }
 
 fn status(decision: Decision) -> SubjectAccessReviewStatus {
-    let (allowed, denied, reason) = match decision {
-        Decision::Allow(reason) => (true, None, reason),
-        Decision::Deny(reason) => (false, Some(true), reason),
-        Decision::NoOpinion(reason) => (false, None, reason),
+    let (allowed, denied, reason, error) = match decision {
+        Decision::Allow(reason) => (true, None, reason, None),
+        Decision::Deny(reason) => (false, Some(true), reason, None),
+        Decision::NoOpinion(reason) => (false, None, reason, None),
+        Decision::Failed { denied, why } => (false, denied.then_some(true), String::new(), Some(why)),
     };
     let reason = Some(reason).filter(|reason| !reason.is_empty());
-    SubjectAccessReviewStatus { allowed, denied, reason, evaluation_error: None }
+    SubjectAccessReviewStatus { allowed, denied, reason, evaluation_error: error }
 }
 
 /// The question as the authorizer is asked it.

@@ -22,6 +22,9 @@ impl Asked<'_> {
         if node {
             errors.push("node authorizer does not support user rule resolution".to_owned());
         }
+        if let Err(why) = self.server.authorizer.lists_rules() {
+            errors.push(why.to_owned());
+        }
         let mut status = SubjectRulesReviewStatus {
             incomplete: !errors.is_empty(),
             evaluation_error: Some(errors.join(", ")).filter(|text| !text.is_empty()),

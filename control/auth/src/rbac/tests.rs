@@ -42,7 +42,7 @@ fn check(rbac: &Rbac, user: &User, request: &str, expected: &str) {
     let got = match rbac.decide(user, &asked) {
         Decision::Allow(why) => format!("yes: {why}"),
         Decision::Deny(why) => format!("denied: {why}"),
-        Decision::NoOpinion(why) => why,
+        Decision::NoOpinion(why) | Decision::Failed { why, .. } => why,
     };
     assert_eq!(got, expected, "{} {request}", user.name);
 }

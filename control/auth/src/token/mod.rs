@@ -5,6 +5,7 @@
 //! Tokens of the older kind, which are kept in secrets and never end, have a file of their own.
 //! Absent on purpose: keys of other issuers.
 
+mod cache;
 mod file;
 mod jwt;
 mod legacy;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::SERVICE_ACCOUNT_PREFIX;
+pub use cache::CachedTokens;
 pub use file::{FileError, FileTokens};
 pub use jwt::{Key, KeyError};
 use legacy::LegacyTokens;

@@ -25,8 +25,8 @@ use crate::{Change, Error, Event, History, Key, Page, Precondition, Result, Revi
 /// What the value of every provider but [`Identity`] starts with.
 const MARK: &[u8] = b"k8s:enc:";
 
-/// What sealing may add to a value, in bytes.
-const ADDED_MAX: usize = 4096;
+/// What sealing may add to a value, in bytes: what a KMS plugin may have kept beside it, and some more.
+const ADDED_MAX: usize = 36 << 10;
 
 /// By how much a value may exceed the limit because it is sealed.
 pub(crate) fn room(value: &[u8]) -> usize {
@@ -47,6 +47,21 @@ pub trait Provider: Send + Sync + 'static {
 
     /// Opens what [`seal`](Self::seal) has made for the same key. True when it should be sealed anew.
     async fn open(&self, at: &str, sealed: &[u8]) -> std::result::Result<(Vec<u8>, bool), String>;
+}
+
+#[async_trait]
+impl<P: Provider + ?Sized> Provider for Arc<P> {
+    fn prefix(&self) -> &str {
+        (**self).prefix()
+    }
+
+    async fn seal(&self, at: &str, plain: &[u8]) -> std::result::Result<Vec<u8>, String> {
+        (**self).seal(at, plain).await
+    }
+
+    async fn open(&self, at: &str, sealed: &[u8]) -> std::result::Result<(Vec<u8>, bool), String> {
+        (**self).open(at, sealed).await
+    }
 }
 
 /// Keeps values as they are.

@@ -15,6 +15,8 @@ const MARKER: &str = "hunter2-is-no-password";
 const ONE: &str = "aesgcm: { keys: [{ name: one, secret: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY= }] }";
 const TWO: &str = "aescbc: { keys: [{ name: two, secret: ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA= }] }";
 
+const THREE: &str = "secretbox: { keys: [{ name: three, secret: YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXoxMjM0NTY= }] }";
+
 fn configure(file: &Path, providers: &[&str]) {
     let providers: String = providers.iter().map(|provider| format!("  - {provider}\n")).collect();
     let head = "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\n";
@@ -97,6 +99,16 @@ async fn keys_rotate_although_the_process_is_killed_in_the_middle() {
     cluster.kill().await;
     cluster.restart().await.expect("it starts without the first key");
     all_can_be_read(&cluster).await;
+
+    configure(&file, &[THREE, TWO]);
+    cluster.kill().await;
+    cluster.restart().await.expect("it starts with a third key");
+    rewrite(api(&cluster)).await.expect("all are written again");
+    configure(&file, &[THREE]);
+    cluster.kill().await;
+    cluster.restart().await.expect("it starts without the second key");
+    all_can_be_read(&cluster).await;
+    assert!(on_disk(&store, "k8s:enc:secretbox:v1:three:") >= SECRETS);
     assert_eq!(on_disk(&store, readable), 0, "a secret can be read from the disk");
 }
 

@@ -1,5 +1,6 @@
 //! The real binary, driven by kubectl and kube-rs as a user would. Each test has a cluster of its own.
 
+mod access;
 mod bad_input;
 mod chart;
 mod clients;

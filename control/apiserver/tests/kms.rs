@@ -1,0 +1,334 @@
+//! A KMS plugin: a real gRPC server on a unix socket, which comes, goes and changes its key.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tokio::net::UnixListener;
+use tokio::task::JoinHandle;
+use tonic::server::{Grpc, UnaryService};
+use tonic::{Request, Response, Status};
+use tonic_prost::ProstCodec;
+use wharf_apiserver::encryption::Kms;
+use wharf_apiserver::encryption::kms::client::{
+    DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, StatusRequest, StatusResponse,
+};
+use wharf_store::sealed::{Identity, Provider, Random, Rule, Sealed};
+use wharf_store::{Change, MemoryStore, Precondition, Store};
+
+const KEY: &str = "/registry/secrets/a/b";
+
+/// What the plugin says and has been asked.
+#[derive(Clone)]
+struct State {
+    key_id: &'static str,
+    /// What Encrypt says, where that is another.
+    encrypts_with: Option<&'static str>,
+    healthz: &'static str,
+    version: &'static str,
+    silent: bool,
+    asked: Vec<&'static str>,
+}
+
+#[derive(Clone)]
+struct Plugin(Arc<Mutex<State>>);
+
+/// Not much of a cipher, but another one for each key.
+fn scramble(key_id: &str, bytes: &[u8]) -> Vec<u8> {
+    let key: u8 = key_id.bytes().fold(7, |key, byte| key.wrapping_mul(31).wrapping_add(byte));
+    bytes.iter().map(|byte| byte ^ key).collect()
+}
+
+type Answer<A> = Pin<Box<dyn Future<Output = Result<Response<A>, Status>> + Send>>;
+
+impl UnaryService<StatusRequest> for Plugin {
+    type Response = StatusResponse;
+    type Future = Answer<StatusResponse>;
+
+    fn call(&mut self, _: Request<StatusRequest>) -> Self::Future {
+        let mut state = self.0.lock();
+        state.asked.push("status");
+        let State { key_id, healthz, version, silent, .. } = state.clone();
+        Box::pin(async move {
+            if silent {
+                std::future::pending::<()>().await;
+            }
+            Ok(Response::new(StatusResponse {
+                version: version.to_owned(),
+                healthz: healthz.to_owned(),
+                key_id: key_id.to_owned(),
+            }))
+        })
+    }
+}
+
+impl UnaryService<EncryptRequest> for Plugin {
+    type Response = EncryptResponse;
+    type Future = Answer<EncryptResponse>;
+
+    fn call(&mut self, request: Request<EncryptRequest>) -> Self::Future {
+        let mut state = self.0.lock();
+        state.asked.push("encrypt");
+        let key_id = state.encrypts_with.unwrap_or(state.key_id);
+        let ciphertext = scramble(key_id, &request.into_inner().plaintext);
+        let annotations = [("version.example.org".to_owned(), b"1".to_vec())].into();
+        Box::pin(
+            async move { Ok(Response::new(EncryptResponse { ciphertext, key_id: key_id.to_owned(), annotations })) },
+        )
+    }
+}
+
+impl UnaryService<DecryptRequest> for Plugin {
+    type Response = DecryptResponse;
+    type Future = Answer<DecryptResponse>;
+
+    fn call(&mut self, request: Request<DecryptRequest>) -> Self::Future {
+        self.0.lock().asked.push("decrypt");
+        let DecryptRequest { ciphertext, key_id, annotations, .. } = request.into_inner();
+        Box::pin(async move {
+            match annotations.contains_key("version.example.org") && key_id != "lost" {
+                true => Ok(Response::new(DecryptResponse { plaintext: scramble(&key_id, &ciphertext) })),
+                false => Err(Status::not_found("there is no such key")),
+            }
+        })
+    }
+}
+
+impl Plugin {
+    fn new() -> Self {
+        let (key_id, healthz, version) = ("k1", "ok", "v2");
+        let state = State { key_id, encrypts_with: None, healthz, version, silent: false, asked: Vec::new() };
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    fn set(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.0.lock());
+    }
+
+    fn asked(&self, what: &str) -> usize {
+        self.0.lock().asked.iter().filter(|asked| **asked == what).count()
+    }
+
+    /// Serves until the task is aborted.
+    fn serve(&self, socket: &PathBuf) -> JoinHandle<()> {
+        let _ = std::fs::remove_file(socket);
+        let (listener, plugin) = (UnixListener::bind(socket).expect("bind"), self.clone());
+        tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let plugin = plugin.clone();
+                let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                    let plugin = plugin.clone();
+                    async move {
+                        let answer = match request.uri().path() {
+                            "/v2.KeyManagementService/Status" => {
+                                let codec = ProstCodec::<StatusResponse, StatusRequest>::default();
+                                Grpc::new(codec).unary(plugin, request).await
+                            }
+                            "/v2.KeyManagementService/Encrypt" => {
+                                let codec = ProstCodec::<EncryptResponse, EncryptRequest>::default();
+                                Grpc::new(codec).unary(plugin, request).await
+                            }
+                            "/v2.KeyManagementService/Decrypt" => {
+                                let codec = ProstCodec::<DecryptResponse, DecryptRequest>::default();
+                                Grpc::new(codec).unary(plugin, request).await
+                            }
+                            path => panic!("{path} is not a method of the service"),
+                        };
+                        Ok::<_, std::convert::Infallible>(answer)
+                    }
+                });
+                let http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                connections.spawn(async move { drop(http.serve_connection(TokioIo::new(stream), service).await) });
+            }
+        })
+    }
+}
+
+struct World {
+    plugin: Plugin,
+    serving: JoinHandle<()>,
+    socket: PathBuf,
+    now: Arc<AtomicI64>,
+    /// What is random next, over all starts.
+    next: Arc<Mutex<u8>>,
+    inner: Arc<MemoryStore>,
+    _directory: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (plugin, socket) = (Plugin::new(), directory.path().join("kms.sock"));
+        let serving = plugin.serve(&socket);
+        let now = Arc::new(AtomicI64::new(1_900_000_000));
+        let (next, inner) = (Arc::default(), Arc::new(MemoryStore::new()));
+        Self { plugin, serving, socket, now, next, inner, _directory: directory }
+    }
+
+    /// A server's side of it, as it is after a start.
+    fn kms(&self) -> Arc<Kms> {
+        let (time, next) = (self.now.clone(), self.next.clone());
+        let clock = Arc::new(move || Timestamp::from_second(time.load(Ordering::SeqCst)).expect("a time"));
+        let random: Random = Arc::new(move |buffer: &mut [u8]| {
+            let mut next = next.lock();
+            *next = next.wrapping_add(1);
+            buffer.fill(*next);
+        });
+        Arc::new(Kms::new("vault", self.socket.clone(), Duration::from_secs(60), random, clock))
+    }
+
+    fn store(&self, providers: Vec<Box<dyn Provider>>) -> Sealed {
+        let rule = Rule { prefix: "/registry/secrets/".to_owned(), providers: Arc::new(providers) };
+        Sealed::new(self.inner.clone(), vec![rule])
+    }
+
+    async fn stop(&mut self) {
+        self.serving.abort();
+        let _ = (&mut self.serving).await;
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+async fn put(store: &dyn Store, value: &'static str) -> Result<(), String> {
+    let put = store.commit(KEY, Precondition::Any, Change::Put(value.into())).await;
+    put.map(drop).map_err(|error| std::error::Error::source(&error).expect("why").to_string())
+}
+
+async fn get(store: &dyn Store) -> Result<String, String> {
+    let got = store.get(KEY).await.map_err(|error| std::error::Error::source(&error).expect("why").to_string())?;
+    Ok(String::from_utf8_lossy(&got.expect("it is there").value).into_owned())
+}
+
+#[tokio::test]
+async fn one_seed_serves_many_values_and_outlives_the_server() {
+    let world = World::new();
+    let kms = world.kms();
+    let store = world.store(vec![Box::new(kms.clone())]);
+    assert!(
+        put(&store, "a").await.is_err_and(|why| why.starts_with(&format!("{KEY}: got unexpected nil transformer")))
+    );
+    kms.ask().await.expect("it is well");
+    for value in ["a", "b", "hunter2"] {
+        put(&store, value).await.expect("sealed");
+        assert_eq!(get(&store).await.as_deref(), Ok(value));
+    }
+    assert_eq!((world.plugin.asked("encrypt"), world.plugin.asked("decrypt")), (1, 0));
+    let written = world.inner.get(KEY).await.expect("read").expect("there").value;
+    assert!(written.starts_with(b"k8s:enc:kms:v2:vault:\n"), "{written:?}");
+    assert!(!String::from_utf8_lossy(&written).contains("hunter2"));
+
+    let kms = world.kms();
+    let store = world.store(vec![Box::new(kms.clone()), Box::new(Identity)]);
+    kms.ask().await.expect("it is well");
+    for _ in 0..3 {
+        assert_eq!(get(&store).await.as_deref(), Ok("hunter2"));
+    }
+    assert_eq!(world.plugin.asked("decrypt"), 1);
+    assert!(!store.is_stale(KEY), "the key is the same, although the seed is not");
+}
+
+#[tokio::test]
+async fn a_new_key_brings_a_new_seed_and_makes_the_rest_stale() {
+    let world = World::new();
+    let kms = world.kms();
+    let store = world.store(vec![Box::new(kms.clone())]);
+    kms.ask().await.expect("it is well");
+    put(&store, "a").await.expect("sealed");
+    world.plugin.set(|state| (state.key_id, state.encrypts_with) = ("k2", Some("k1")));
+    let why = kms.ask().await.expect_err("the plugin contradicts itself");
+    assert!(why.starts_with("kmsv2 Provider vault is not healthy, error: failed to rotate DEK uid="), "{why}");
+    put(&store, "b").await.expect("the old seed goes on");
+    assert_eq!(get(&store).await.as_deref(), Ok("b"));
+    assert!(!store.is_stale(KEY));
+
+    world.plugin.set(|state| state.encrypts_with = None);
+    kms.ask().await.expect("it is well");
+    assert_eq!(get(&store).await.as_deref(), Ok("b"));
+    assert!(store.is_stale(KEY));
+    put(&store, "b").await.expect("sealed");
+    assert_eq!(get(&store).await.as_deref(), Ok("b"));
+    assert!(!store.is_stale(KEY));
+    assert_eq!(kms.health(), Ok(()));
+}
+
+#[tokio::test]
+async fn without_the_plugin_values_are_read_and_for_a_while_written() {
+    let mut world = World::new();
+    let kms = world.kms();
+    let store = world.store(vec![Box::new(kms.clone())]);
+    kms.ask().await.expect("it is well");
+    put(&store, "a").await.expect("sealed");
+    world.stop().await;
+    let why = kms.ask().await.expect_err("it is gone");
+    assert!(
+        why.starts_with(
+            "failed to perform status section of the healthz check for KMS Provider vault, error: rpc error: code = "
+        ),
+        "{why}"
+    );
+    assert_eq!(kms.health(), Err(why));
+    world.now.fetch_add(180, Ordering::SeqCst);
+    put(&store, "b").await.expect("it coasts");
+    world.now.fetch_add(1, Ordering::SeqCst);
+    let why = put(&store, "c").await.expect_err("not for ever");
+    assert!(
+        why.contains("encryptedDEKSource with keyID hash \"sha256:")
+            && why.contains("expired at 2030-03-17T17:49:40Z (current time is 2030-03-17T17:49:41Z)"),
+        "{why}"
+    );
+    assert_eq!(get(&store).await.as_deref(), Ok("b"), "what is known is read");
+
+    world.serving = world.plugin.serve(&world.socket);
+    kms.ask().await.expect("it is back");
+    put(&store, "c").await.expect("sealed");
+    assert_eq!(world.plugin.asked("encrypt"), 1, "the seed is the same");
+}
+
+#[tokio::test]
+async fn what_a_plugin_says_is_judged() {
+    let world = World::new();
+    let kms = world.kms();
+    let check = async |change: fn(&mut State), expected: &str| {
+        world.plugin.set(change);
+        let why = kms.ask().await.err().unwrap_or_default();
+        assert_eq!(why, expected);
+        world.plugin.set(|state| (state.key_id, state.healthz, state.version) = ("k1", "ok", "v2"));
+    };
+    check(|_| {}, "").await;
+    check(
+        |state| (state.healthz, state.version) = ("sick", "v1"),
+        "kmsv2 Provider vault is not healthy, error: [got unexpected healthz status: sick, expected KMSv2 API version v2, got v1]",
+    )
+    .await;
+    check(
+        |state| state.key_id = "",
+        "kmsv2 Provider vault is not healthy, error: got invalid KMSv2 KeyID hash \"\": keyID is empty",
+    )
+    .await;
+    // A key that the plugin has lost opens nothing.
+    world.plugin.set(|state| state.key_id = "lost");
+    let other = world.kms();
+    other.ask().await.expect("it is well");
+    put(&world.store(vec![Box::new(other)]), "a").await.expect("sealed");
+    world.plugin.set(|state| state.key_id = "k1");
+    let why = get(&world.store(vec![Box::new(kms)])).await.expect_err("it is lost");
+    assert_eq!(
+        why,
+        format!("{KEY}: failed to decrypt DEK, error: rpc error: code = NotFound desc = there is no such key")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_plugin_is_given_up() {
+    let world = World::new();
+    world.plugin.set(|state| state.silent = true);
+    let why = world.kms().ask().await.expect_err("it is silent");
+    assert!(why.ends_with("rpc error: code = DeadlineExceeded desc = context deadline exceeded"), "{why}");
+}
