@@ -126,6 +126,11 @@ pub fn node_modules() -> Result<PathBuf> {
     Ok(dir.join("node_modules"))
 }
 
+/// A C++ compiler: libFuzzer is built from source.
+pub fn cpp() -> Result<()> {
+    if tools::which("c++").is_some() { Ok(()) } else { install(&["g++"]) }
+}
+
 /// The peer of the HTTP measurement, of the same release as the engine.
 const WASMTIME_VERSION: &str = "48.0.8";
 

@@ -1,10 +1,11 @@
-//! The build's own commands: `cargo xtask up | test | bench | guests | protobuf-table`.
+//! The build's own commands: `cargo xtask up | test | bench | fuzz | guests | protobuf-table`.
 //!
 //! Everything that a fresh machine lacks is found or fetched here, into a cache outside the checkout, so that the two commands
 //! of the README are all a newcomer needs.
 
 mod cluster;
 mod fetch;
+mod fuzz;
 mod guests;
 mod suite;
 mod tools;
@@ -27,6 +28,8 @@ enum Command {
     Test(suite::Test),
     /// Measure, and print a table beside the budgets
     Bench(suite::Bench),
+    /// Search for inputs that break what reads them
+    Fuzz(fuzz::Fuzz),
     /// Write the table of protobuf's field numbers anew from its sources
     ProtobufTable,
     /// Build the Wasm guests: examples and test programs
@@ -38,6 +41,7 @@ fn main() -> anyhow::Result<()> {
         Command::Up(up) => up.run(),
         Command::Test(test) => test.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Fuzz(fuzz) => fuzz.run(),
         Command::ProtobufTable => suite::protobuf_table(),
         Command::Guests => {
             guests::build().map(|guests| guests.iter().for_each(|guest| println!("{}", guest.display())))

@@ -54,6 +54,12 @@ pub fn which(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
+/// The machine that the toolchain builds for, e.g. `x86_64-unknown-linux-gnu`.
+pub fn host() -> Result<String> {
+    let version = output(Command::new("rustc").arg("-vV"))?;
+    version.lines().find_map(|line| line.strip_prefix("host: ").map(str::to_owned)).context("rustc -vV names no host")
+}
+
 /// A cargo that builds for the host like the one that runs us, without what that one told us of itself.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 
 use super::path::{Element, Scalar};
 use crate::patch::merge_keys::{self, Topology};
-use crate::schema::{REF_PREFIX, built};
+use crate::schema::{REF_PREFIX, built, go};
 use crate::tree::Value;
 
 /// A type of a [`Schema`].
@@ -237,43 +237,6 @@ impl Named {
     }
 }
 
-/// Fields of a list's items that stand for their default where an item leaves them out of its key.
-const KEY_DEFAULTS: &[(&str, &str, &str)] = &[
-    ("io.k8s.api.core.v1.ContainerPort", "protocol", "TCP"),
-    ("io.k8s.api.core.v1.LocalObjectReference", "name", ""),
-    ("io.k8s.api.core.v1.ServicePort", "protocol", "TCP"),
-];
-
-/// Structs that are no pointers in Go and so are always there, by the name of their field. Neither OpenAPI nor `.proto` says.
-const ALWAYS_THERE: &[&str] = &[
-    "acceptedNames",
-    "backend",
-    "daemonEndpoints",
-    "devices",
-    "jobTemplate",
-    "kubeletEndpoint",
-    "loadBalancer",
-    "metadata",
-    "names",
-    "nodeInfo",
-    "resources",
-    "scaleTargetRef",
-    "source",
-    "spec",
-    "status",
-    "strategy",
-    "template",
-    "updateStrategy",
-];
-
-/// Fields of those names that are pointers all the same.
-const POINTERS: &[(&str, &str)] = &[
-    ("io.k8s.api.core.v1.ContainerStatus", "resources"),
-    ("io.k8s.api.core.v1.PodSpec", "resources"),
-    ("io.k8s.api.core.v1.PodStatus", "resources"),
-    ("io.k8s.api.core.v1.ReplicationControllerSpec", "template"),
-];
-
 /// Lists of maps that Go writes even when they are empty.
 const LISTS_ALWAYS_THERE: &[(&str, &str)] =
     &[("io.k8s.api.core.v1.PodSpec", "containers"), ("io.k8s.api.storage.v1.CSINodeSpec", "drivers")];
@@ -410,15 +373,14 @@ impl<'d> Builder<'d> {
             }
             Some(Topology::AtomicList | Topology::Granular) | None => {}
         }
-        let key_default = KEY_DEFAULTS.iter().find(|(ty, field, _)| *ty == owner && *field == name);
-        let default = match (&property["default"], key_default) {
-            (_, Some((_, _, default))) => Some(Scalar::String((*default).into())),
+        let said = if self.definitions.is_some() { go::field(owner, name) } else { go::Field::default() };
+        let built_in = said.default.and_then(|json| serde_json::from_str::<Json>(json).ok());
+        let default = match (&property["default"], built_in) {
+            (_, Some(default)) => Some(Scalar::from(&Value::from(&default))),
             (Json::Null, None) => None,
             (default, None) => Some(Scalar::from(&Value::from(default))),
         };
-        let is = |table: &[(&str, &str)]| table.contains(&(owner, name));
-        let is_struct = self.definitions.is_some() && property["$ref"].is_string();
-        let always = (is_struct && ALWAYS_THERE.contains(&name) && !is(POINTERS)) || is(LISTS_ALWAYS_THERE);
+        let always = said.always || LISTS_ALWAYS_THERE.contains(&(owner, name));
         Field { id, default, always }
     }
 

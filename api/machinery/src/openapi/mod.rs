@@ -3,7 +3,7 @@
 //! Paths come from [`Resource`]s, schemas from [`crate::schema`], annotations from [`crate::patch::merge_keys`]. Both
 //! documents are made from one neutral form (references into `#/definitions/`) and differ only in how they are written
 //! down. A document takes milliseconds to make and megabytes to hold: the caller makes it when somebody asks, and keeps
-//! the bytes. Absent on purpose: the deprecated `/watch/` paths, and defaults, which k8s-openapi's schemas do not have.
+//! the bytes. Absent on purpose: the deprecated `/watch/` paths.
 //! Source: `kube-openapi/pkg/builder` and `builder3`, `apiserver/pkg/endpoints/installer.go`.
 
 mod merge;
@@ -114,7 +114,11 @@ fn build(resources: &[&Resource], extra: &Definitions, dialect: Dialect) -> (Val
     let mut paths = Value::Object(paths);
     let mut definitions = schemas::annotated(resources, extra);
     schemas::keep_reachable(&mut definitions, &paths, resources);
-    let mut definitions = Value::Object(definitions.into_iter().collect());
+    let mut definitions: Map<String, Value> = definitions.into_iter().collect();
+    if dialect == Dialect::V3 {
+        schemas::add_values(&mut definitions);
+    }
+    let mut definitions = Value::Object(definitions);
     if dialect == Dialect::V3 {
         schemas::to_v3(&mut paths);
         schemas::to_v3(&mut definitions);

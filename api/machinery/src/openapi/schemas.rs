@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::paths::PATCH;
 use super::{Definitions, Resource, gvk_value};
 use crate::patch::merge_keys::{self, Topology};
-use crate::schema::{self, REF_PREFIX};
+use crate::schema::{self, REF_PREFIX, go};
 
 const V3_PREFIX: &str = "#/components/schemas/";
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
@@ -140,6 +140,56 @@ fn collect(value: &Value, names: &mut BTreeSet<String>) {
         }
         Value::Array(list) => list.iter().for_each(|value| collect(value, names)),
         _ => {}
+    }
+}
+
+/// Adds what only version 3 says of built-in types: defaults and the choices of enums.
+pub(super) fn add_values(definitions: &mut Map<String, Value>) {
+    let is_struct = |(name, definition): (&String, &Value)| definition["properties"].is_object().then(|| name.clone());
+    let structs: BTreeSet<String> = definitions.iter().filter_map(is_struct).collect();
+    for (name, definition) in definitions.iter_mut().filter(|(name, _)| schema::types().knows(name)) {
+        let required = definition["required"].as_array().cloned().unwrap_or_default();
+        for (field, property) in definition.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
+            let said = go::field(name, field);
+            let default = match said.default {
+                Some(json) => serde_json::from_str(json).ok(),
+                None if said.always => Some(json!({})),
+                None => zero(property, &structs).filter(|zero| !zero.is_object() && required.iter().any(|name| name == field)),
+            };
+            if let Some(default) = default {
+                property["default"] = default;
+            }
+            let choices: Vec<&str> = said.choices().collect();
+            if !choices.is_empty() {
+                let one = if property["type"] == "array" { &mut property["items"] } else { &mut *property };
+                one["enum"] = choices.into();
+            }
+            add_inner_defaults(property, &structs);
+        }
+    }
+}
+
+/// Items of lists and values of maps are no pointers: their default is their zero.
+fn add_inner_defaults(property: &mut Value, structs: &BTreeSet<String>) {
+    for inside in ["items", "additionalProperties"] {
+        let Some(inner) = property.get_mut(inside).filter(|inner| inner.is_object()) else { continue };
+        add_inner_defaults(inner, structs);
+        if let Some(default) = zero(inner, structs) {
+            inner["default"] = default;
+        }
+    }
+}
+
+/// The zero of a struct or plain scalar; none for what reads and writes itself in Go, whose zero is null.
+fn zero(schema: &Value, structs: &BTreeSet<String>) -> Option<Value> {
+    if let Some(target) = schema["$ref"].as_str() {
+        return structs.contains(target.strip_prefix(REF_PREFIX)?).then(|| json!({}));
+    }
+    match schema["type"].as_str()? {
+        "string" if schema.get("format").is_none() => Some(json!("")),
+        "integer" | "number" => Some(json!(0)),
+        "boolean" => Some(json!(false)),
+        _ => None,
     }
 }
 

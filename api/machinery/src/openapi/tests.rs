@@ -127,6 +127,24 @@ fn clients_find_what_they_look_for() {
 }
 
 #[test]
+fn version_3_names_defaults_and_choices() {
+    let core = v3(&GroupVersion::new("", "v1"), &served(), &Definitions::new());
+    let schemas = &core["components"]["schemas"];
+    let field = |owner: &str, field: &str| &schemas[format!("io.k8s.api.core.v1.{owner}")]["properties"][field];
+    assert_eq!(field("Container", "imagePullPolicy")["enum"], json!(["Always", "IfNotPresent", "Never"]));
+    assert_eq!(field("ContainerPort", "protocol")["default"], "TCP");
+    assert_eq!(field("Container", "name")["default"], "");
+    assert_eq!(field("Container", "resources")["default"], json!({}));
+    assert_eq!(field("PodSpec", "containers")["items"]["default"], json!({}));
+    assert_eq!(field("PodSpec", "nodeSelector")["additionalProperties"]["default"], "");
+    assert!(field("ResourceRequirements", "limits")["additionalProperties"].get("default").is_none());
+    assert!(field("PodSpec", "nodeName").get("default").is_none());
+    let all = v2(&served(), &Definitions::new());
+    let policy = &all["definitions"]["io.k8s.api.core.v1.Container"]["properties"]["imagePullPolicy"];
+    assert!(policy.get("enum").is_none(), "version 2 has none");
+}
+
+#[test]
 fn scalars_of_two_types_have_upstreams_shapes() {
     let name = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
     let quantity = "io.k8s.apimachinery.pkg.api.resource.Quantity";

@@ -329,7 +329,7 @@ pub static RULES: &[(&str, &[Rule])] = &[
         Rule::new("conditions", Merge, "type", Map(&["type"])),
     ]),
     ("io.k8s.api.resource.v1alpha3.ResourcePoolStatusRequestStatus", &[
-        Rule::new("conditions", Plain, "", Map(&["type"])),
+        Rule::new("conditions", Merge, "type", Map(&["type"])),
     ]),
     ("io.k8s.api.resource.v1beta1.AllocatedDeviceStatus", &[
         Rule::new("conditions", Plain, "", Map(&["type"])),
@@ -349,14 +349,14 @@ pub static RULES: &[(&str, &[Rule])] = &[
         Rule::new("reservedFor", Merge, "uid", Map(&["uid"])),
     ]),
     ("io.k8s.api.scheduling.v1alpha2.PodGroupSpec", &[
-        Rule::new("resourceClaims", Plain, "", Map(&["name"])),
+        Rule::new("resourceClaims", MergeRetainKeys, "name", Map(&["name"])),
     ]),
     ("io.k8s.api.scheduling.v1alpha2.PodGroupStatus", &[
-        Rule::new("conditions", Plain, "", Map(&["type"])),
-        Rule::new("resourceClaimStatuses", Plain, "", Map(&["name"])),
+        Rule::new("conditions", Merge, "type", Map(&["type"])),
+        Rule::new("resourceClaimStatuses", MergeRetainKeys, "name", Map(&["name"])),
     ]),
     ("io.k8s.api.scheduling.v1alpha2.PodGroupTemplate", &[
-        Rule::new("resourceClaims", Plain, "", Map(&["name"])),
+        Rule::new("resourceClaims", MergeRetainKeys, "name", Map(&["name"])),
     ]),
     ("io.k8s.api.scheduling.v1alpha2.WorkloadSpec", &[
         Rule::new("podGroupTemplates", Plain, "", Map(&["name"])),

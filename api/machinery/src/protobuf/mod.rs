@@ -4,14 +4,13 @@
 //! checked in. Nothing here knows a kind. An object travels in an envelope, `k8s\0` and a `runtime.Unknown` with its type.
 //!
 //! Invariants: what is decoded is what upstream's own JSON would say, but for zeros of fields that are pointers in Go
-//! ([`zeroes`] knows these); bytes that are no message give an error, never a panic, and cost no more than a bounded multiple
+//! ([`crate::schema::go`] knows these); bytes that are no message give an error, never a panic, and cost no more than a bounded multiple
 //! of their length. Unknown fields are skipped. Absent on purpose: groups, custom resources, Tables.
 
 mod decode;
 mod encode;
 mod special;
 mod table;
-mod zeroes;
 
 #[cfg(test)]
 mod tests;

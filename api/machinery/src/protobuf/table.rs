@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use super::special::Special;
-use super::zeroes;
+use crate::schema::go;
 
 /// A line that starts a type has its name; the lines below it a number, a name in JSON, a label, a kind, a type.
 const TEXT: &str = concat!(include_str!("table.txt"), "\n", include_str!("partial.txt"));
@@ -123,10 +123,10 @@ fn field(line: &'static str, owner: &Type, by_name: &HashMap<&'static str, usize
         "message" => Kind::Message(by_name[word()]),
         other => unreachable!("kind {other:?} in the table"),
     };
-    let owner = owner.name;
+    let said = go::field(owner.name, json);
     let keeps_zero = match kind {
-        Kind::String | Kind::Bytes => zeroes::is_optional_text(owner, json),
-        _ => !zeroes::is_plain(owner, json),
+        Kind::String | Kind::Bytes => said.optional_text,
+        _ => !said.plain,
     };
     Field { number, json, label, kind, keeps_zero }
 }

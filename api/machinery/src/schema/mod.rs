@@ -4,6 +4,7 @@
 //! The graph is small and kept for the life of the process; the definitions are megabytes and are made anew at each call.
 //! Absent on purpose: custom resources, whose schemas are in their definitions and not here.
 
+pub mod go;
 mod kinds;
 
 use std::collections::{BTreeMap, HashMap};

@@ -1,0 +1,14 @@
+//! Quantities. One that was written reads as the same number.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use wharf_machinery::quantity::Quantity;
+
+fuzz_target!(|text: &str| {
+    let Ok(quantity) = text.parse::<Quantity>() else { return };
+    let (_, _, _) = (quantity.value(), quantity.milli_value(), quantity.as_f64());
+    let written = quantity.to_string();
+    let again: Quantity = written.parse().expect("what was written is read");
+    assert_eq!(again.to_string(), written);
+    assert_eq!(again.milli_value(), quantity.milli_value());
+});
