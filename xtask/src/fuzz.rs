@@ -78,9 +78,8 @@ impl Fuzz {
 /// The names of the targets, in their order.
 fn targets(folder: &Path) -> Result<Vec<String>> {
     let files = std::fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))?;
-    let mut names: Vec<String> = files
-        .filter_map(|file| Some(file.ok()?.path().file_stem()?.to_str()?.to_owned()))
-        .collect();
+    let mut names: Vec<String> =
+        files.filter_map(|file| Some(file.ok()?.path().file_stem()?.to_str()?.to_owned())).collect();
     names.sort();
     Ok(names)
 }

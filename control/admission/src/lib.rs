@@ -92,6 +92,8 @@ impl Notes {
 pub trait Reader: Send + Sync {
     fn get(&self, gvr: &Gvr, namespace: Option<&str>, name: &str) -> Option<BoxObject>;
     fn list(&self, gvr: &Gvr, namespace: Option<&str>) -> Vec<BoxObject>;
+    /// One of the fields that the resource can be selected by, without reading the object; none where there is no object.
+    fn field(&self, gvr: &Gvr, namespace: Option<&str>, name: &str, field: &str) -> Option<String>;
     /// Differs from what it was exactly if an object of the resource has changed: what was made of all of them holds until then.
     fn revision(&self, gvr: &Gvr) -> u64;
     /// The row of a kind, if it is served.

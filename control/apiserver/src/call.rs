@@ -228,6 +228,12 @@ impl Reader for Cluster<'_> {
         snapshot.range(&prefix, None).filter_map(|entry| decode_stored(&row, &*served(entry)?).ok()).collect()
     }
 
+    fn field(&self, gvr: &Gvr, namespace: Option<&str>, name: &str, field: &str) -> Option<String> {
+        let row = self.0.table.find(&gvr.group, &gvr.version, &gvr.resource)?;
+        let entry = self.0.collection(&row)?.get(&row.key(namespace, name))?;
+        Some(entry.indexed.fields.get(field).cloned().unwrap_or_default())
+    }
+
     fn row_of(&self, api_version: &str, kind: &str) -> Option<Arc<Row>> {
         self.0.table.find_kind(api_version, kind)
     }

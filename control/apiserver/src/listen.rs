@@ -194,7 +194,7 @@ impl Connection {
             Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake"),
             Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
         };
-        let chain = stream.get_ref().1.peer_certificates().map(|chain| Shown::of(chain, front_proxies.as_deref()));
+        let chain = stream.get_ref().1.peer_certificates().and_then(|chain| Shown::of(chain, front_proxies.as_deref()));
         let service = service_fn(move |request: Request<Incoming>| {
             let (server, chain) = (server.clone(), chain.clone());
             async move { Ok::<Response<Body>, Infallible>(server.handle(annotate(request, peer, chain)).await) }
@@ -233,12 +233,15 @@ enum Shown {
 }
 
 impl Shown {
-    fn of(chain: &[CertificateDer<'static>], front_proxies: Option<&dyn ClientCertVerifier>) -> Self {
-        let held = || chain.to_vec().into();
-        let front = front_proxies
-            .zip(chain.split_first())
-            .is_some_and(|(verifier, (leaf, rest))| verifier.verify_client_cert(leaf, rest, UnixTime::now()).is_ok());
-        if front { Shown::FrontProxy(FrontProxyCertificates(held())) } else { Shown::Client(PeerCertificates(held())) }
+    /// None where the peer has shown none.
+    fn of(chain: &[CertificateDer<'static>], front_proxies: Option<&dyn ClientCertVerifier>) -> Option<Self> {
+        let (leaf, rest) = chain.split_first()?;
+        let is_front_proxy =
+            |verifier: &dyn ClientCertVerifier| verifier.verify_client_cert(leaf, rest, UnixTime::now()).is_ok();
+        Some(match front_proxies.is_some_and(is_front_proxy) {
+            true => Shown::FrontProxy(FrontProxyCertificates(chain.to_vec().into())),
+            false => Shown::Client(PeerCertificates::new(leaf.clone())),
+        })
     }
 }
 

@@ -28,7 +28,6 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use rustls_pki_types::CertificateDer;
 
 pub use authorize::{FirstOpinion, Masters};
 pub use bearer::{Bearer, TokenUnion};
@@ -42,7 +41,7 @@ pub use requestheader::{FrontProxyCertificates, RequestHeader};
 pub use token::ServiceAccountTokens;
 pub use union::{Anonymous, Union};
 pub use view::{Lookup, View};
-pub use x509::X509;
+pub use x509::{PeerCertificates, X509};
 
 /// `system:masters`: whoever is in it may do everything.
 pub const MASTERS: &str = "system:masters";
@@ -91,10 +90,6 @@ impl User {
         self.groups.iter().any(|held| held == group)
     }
 }
-
-/// The certificate chain that a TLS client has shown, leaf first; a request extension that only the listener sets.
-#[derive(Clone, Debug, Default)]
-pub struct PeerCertificates(pub Arc<[CertificateDer<'static>]>);
 
 /// Credentials that do not hold. The reply is 401 and does not say why; the log does.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

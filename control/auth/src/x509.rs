@@ -3,12 +3,15 @@
 //! The TLS listener has verified the chain against the cluster's authority before a request comes here; what is left is to
 //! read the subject. Source: `k8s.io/apiserver/pkg/authentication/request/x509` (`CommonNameUserConversion`).
 
+use std::sync::{Arc, OnceLock};
+
 use async_trait::async_trait;
+use rustls_pki_types::CertificateDer;
 use x509_parser::der_parser::asn1_rs::Oid;
 use x509_parser::oid_registry::{OID_X509_COMMON_NAME, OID_X509_ORGANIZATION_NAME};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::{AuthenticateError, Authenticator, FrontProxyCertificates, PeerCertificates, User};
+use crate::{AuthenticateError, Authenticator, FrontProxyCertificates, User};
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct X509;
@@ -16,14 +19,36 @@ pub struct X509;
 #[async_trait]
 impl Authenticator for X509 {
     async fn authenticate(&self, parts: &http::request::Parts) -> Result<Option<User>, AuthenticateError> {
-        let Some(leaf) = parts.extensions.get::<PeerCertificates>().and_then(|chain| chain.0.first()) else {
+        let Some(peer) = parts.extensions.get::<PeerCertificates>() else {
             // A front proxy that names nobody is nobody itself.
             return match parts.extensions.get::<FrontProxyCertificates>() {
                 Some(_) => Err(AuthenticateError("the certificate is a front proxy's, and names no user".to_owned())),
                 None => Ok(None),
             };
         };
-        user(leaf).map(Some)
+        peer.user().map(Some)
+    }
+}
+
+/// The certificate that a TLS client has shown; a request extension that only the listener sets. Whom it
+/// speaks for is read once for each connection.
+#[derive(Clone, Debug)]
+pub struct PeerCertificates(Arc<Peer>);
+
+#[derive(Debug)]
+struct Peer {
+    leaf: CertificateDer<'static>,
+    user: OnceLock<Result<User, String>>,
+}
+
+impl PeerCertificates {
+    pub fn new(leaf: CertificateDer<'static>) -> Self {
+        Self(Arc::new(Peer { leaf, user: OnceLock::new() }))
+    }
+
+    fn user(&self) -> Result<User, AuthenticateError> {
+        let read = || user(&self.0.leaf).map_err(|error| error.0);
+        self.0.user.get_or_init(read).clone().map_err(AuthenticateError)
     }
 }
 

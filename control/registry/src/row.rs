@@ -141,19 +141,27 @@ struct Rows {
     by_resource: BTreeMap<Gvr, Arc<Row>>,
     /// Rows that show the same objects, in the order of their conversions.
     by_storage: HashMap<String, Arc<[Arc<Row>]>>,
+    /// By the resource's plain name and by the kind's, which few rows share: a lookup takes a text as it stands in a path.
+    by_name: HashMap<String, Vec<Arc<Row>>>,
+    by_kind: HashMap<String, Vec<Arc<Row>>>,
 }
 
 impl Rows {
     fn new(by_resource: BTreeMap<Gvr, Arc<Row>>) -> Self {
+        let (mut by_name, mut by_kind) = (HashMap::<String, Vec<_>>::new(), HashMap::<String, Vec<_>>::new());
         let mut by_storage: HashMap<String, Vec<Arc<Row>>> = HashMap::new();
-        for row in by_resource.values().filter(|row| !row.is_virtual()) {
-            by_storage.entry(row.storage.clone()).or_default().push(row.clone());
+        for row in by_resource.values() {
+            by_name.entry(row.gvr.resource.to_string()).or_default().push(row.clone());
+            by_kind.entry(row.gvk.kind.to_string()).or_default().push(row.clone());
+            if !row.is_virtual() {
+                by_storage.entry(row.storage.clone()).or_default().push(row.clone());
+            }
         }
         let sorted = |(storage, mut rows): (String, Vec<Arc<Row>>)| {
             rows.sort_by_key(|row| row.convert.as_ref().map_or(0, |convert| convert.slot()));
             (storage, rows.into())
         };
-        Self { by_storage: by_storage.into_iter().map(sorted).collect(), by_resource }
+        Self { by_storage: by_storage.into_iter().map(sorted).collect(), by_resource, by_name, by_kind }
     }
 }
 
@@ -184,20 +192,14 @@ impl Table {
     }
 
     pub fn find(&self, group: &str, version: &str, resource: &str) -> Option<Arc<Row>> {
-        let gvr = Gvr {
-            group: group.to_owned().into(),
-            version: version.to_owned().into(),
-            resource: resource.to_owned().into(),
-        };
-        self.rows.load().by_resource.get(&gvr).cloned()
+        let rows = self.rows.load();
+        rows.by_name.get(resource)?.iter().find(|row| row.gvr.group == group && row.gvr.version == version).cloned()
     }
 
     pub fn find_kind(&self, api_version: &str, kind: &str) -> Option<Arc<Row>> {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let rows = self.rows.load();
-        rows.by_resource
-            .values()
-            .find(|row| row.gvk.kind == kind && row.gvk.group_version().to_string() == api_version)
-            .cloned()
+        rows.by_kind.get(kind)?.iter().find(|row| row.gvk.group == group && row.gvk.version == version).cloned()
     }
 
     /// Every row of the same objects, the row itself among them; none of a row without storage.

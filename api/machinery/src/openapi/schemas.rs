@@ -154,7 +154,8 @@ pub(super) fn add_values(definitions: &mut Map<String, Value>) {
             let default = match said.default {
                 Some(json) => serde_json::from_str(json).ok(),
                 None if said.always => Some(json!({})),
-                None => zero(property, &structs).filter(|zero| !zero.is_object() && required.iter().any(|name| name == field)),
+                None => zero(property, &structs)
+                    .filter(|zero| !zero.is_object() && required.iter().any(|name| name == field)),
             };
             if let Some(default) = default {
                 property["default"] = default;

@@ -37,7 +37,9 @@ pub fn field(owner: &str, name: &str) -> Field {
         LazyLock::new(|| include_str!("go.txt").lines().filter_map(|line| line.split_once('\t')).collect());
     let owner = owner.strip_prefix("io.k8s.").unwrap_or(owner);
     let mut field = Field::default();
-    for said in LINES.get(owner).into_iter().flat_map(|line| line.split('\t')).filter_map(|said| said.strip_prefix(name)) {
+    for said in
+        LINES.get(owner).into_iter().flat_map(|line| line.split('\t')).filter_map(|said| said.strip_prefix(name))
+    {
         match said.split_at_checked(1) {
             Some(("{", _)) => field.always = true,
             Some(("+", "")) => field.plain = true,

@@ -4,7 +4,6 @@
 //! upstream must: the reader is as fresh as the last acknowledged write.
 
 use async_trait::async_trait;
-use wharf_types::k8s::api::core::v1::Namespace;
 use wharf_types::meta::StatusCause;
 use wharf_types::{ApiError, Gvr};
 
@@ -41,17 +40,12 @@ impl Plugin for NamespaceLifecycle {
         if write.operation == Operation::Delete {
             return Ok(());
         }
-        let Some(found) = cluster.get(&NAMESPACES, None, namespace) else {
+        let Some(phase) = cluster.field(&NAMESPACES, None, namespace, "status.phase") else {
             return Err(ApiError::not_found(&NAMESPACES, namespace));
         };
-        let ending = write.operation == Operation::Create && found.downcast_ref().is_some_and(terminating);
+        let ending = write.operation == Operation::Create && phase == "Terminating";
         if ending { Err(refusal(write, namespace)) } else { Ok(()) }
     }
-}
-
-fn terminating(namespace: &Namespace) -> bool {
-    let phase = namespace.status.as_ref().and_then(|status| status.phase.as_deref());
-    phase == Some("Terminating") || namespace.metadata.deletion_timestamp.is_some()
 }
 
 fn refusal(write: &Attributes, namespace: &str) -> ApiError {
@@ -71,7 +65,7 @@ mod tests {
     use super::super::testing::{Cluster, json, run, write};
     use super::*;
     use serde_json::json;
-    use wharf_types::k8s::api::core::v1::ConfigMap;
+    use wharf_types::k8s::api::core::v1::{ConfigMap, Namespace};
 
     fn cluster() -> Cluster {
         let namespace = |name: &str, phase: &str| -> Namespace {

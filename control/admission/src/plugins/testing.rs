@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use wharf_auth::{Attributes as Asked, Decision, User};
 use wharf_registry::{Row, Subresource, Table, builtin};
-use wharf_types::{ApiError, BoxObject, Gvr, KubeObject};
+use wharf_types::{AnyObject, ApiError, BoxObject, Gvr, KubeObject};
 
 use crate::{Attributes, Notes, Operation, Plugin, Reader};
 
@@ -46,6 +46,10 @@ impl Reader for Cluster {
         objects.iter().filter(|(of, object)| of == gvr && held(object)).map(|(_, object)| object.clone_box()).collect()
     }
 
+    fn field(&self, gvr: &Gvr, namespace: Option<&str>, name: &str, field: &str) -> Option<String> {
+        field_of(&*self.get(gvr, namespace, name)?, field)
+    }
+
     fn revision(&self, gvr: &Gvr) -> u64 {
         self.objects.lock().iter().filter(|(of, _)| of == gvr).count() as u64
     }
@@ -81,8 +85,19 @@ impl Classes {
     }
 }
 
+/// A field of the object's JSON, empty where it is not there.
+fn field_of(object: &dyn AnyObject, field: &str) -> Option<String> {
+    let object: serde_json::Value = serde_json::from_slice(&object.to_vec()).expect("an object is JSON");
+    let value = object.pointer(&format!("/{}", field.replace('.', "/")));
+    Some(value.and_then(serde_json::Value::as_str).unwrap_or_default().to_owned())
+}
+
 #[async_trait]
 impl Reader for Classes {
+    fn field(&self, gvr: &Gvr, namespace: Option<&str>, name: &str, field: &str) -> Option<String> {
+        field_of(&*self.get(gvr, namespace, name)?, field)
+    }
+
     fn revision(&self, _gvr: &Gvr) -> u64 {
         0
     }
