@@ -276,7 +276,7 @@ async fn kubectl_sees_who_serves_what() {
         assert!(rows.iter().any(|held| held == row), "{row} is not among {rows:?}");
     }
     // Every version that is served but the one that tells of the others.
-    assert_eq!(rows.iter().filter(|row| row.contains(" Local True")).count(), 21);
+    assert_eq!(rows.iter().filter(|row| row.contains(" Local True")).count(), 22);
 }
 
 #[tokio::test]

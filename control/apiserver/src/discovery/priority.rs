@@ -33,6 +33,8 @@ const PRIORITIES: &[(&str, &str, i32, i32)] = &[
     ("discovery.k8s.io",             "v1",      16_200, 15),
     ("flowcontrol.apiserver.k8s.io", "v1",      16_100, 21),
     ("resource.k8s.io",              "v1",      15_900, 20),
+    // Ours: behind all of upstream's.
+    ("admission.wharf.dev",          "v1alpha1", 10_000, 1),
 ];
 
 /// Of a version's group, and of the version in it.
