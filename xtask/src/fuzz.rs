@@ -35,6 +35,9 @@ pub struct Fuzz {
     /// How long each target runs
     #[arg(long, default_value_t = 60)]
     seconds: u32,
+    /// The same seed takes the same way through the same build; none: another way each time
+    #[arg(long)]
+    seed: Option<u32>,
 }
 
 impl Fuzz {
@@ -67,6 +70,7 @@ impl Fuzz {
                 "-print_final_stats=1".to_owned(),
                 "-verbosity=0".to_owned(),
             ]);
+            libfuzzer.args(self.seed.map(|seed| format!("-seed={seed}")));
             eprintln!("fuzz {target} for {} s", self.seconds);
             run(libfuzzer.arg(corpus).arg(fuzz.join("seeds").join(&target)))
                 .with_context(|| format!("{target}: the input that broke it is in {}", artifacts.display()))?;
