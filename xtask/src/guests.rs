@@ -1,6 +1,6 @@
 //! Builds the Wasm guests and collects them in `target/guests/<name>.wasm`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -8,7 +8,9 @@ use crate::tools::{self, run};
 use crate::wasm_target::{TRIPLE, Toolchain};
 
 /// Workspaces of guests, below the checkout.
-const WORKSPACES: [&str; 2] = ["examples", "tests/guests"];
+const WORKSPACES: [&str; 3] = ["examples", "tests/guests", "runtime/toolbox"];
+/// What the node looks for beside the binary.
+const TOOLBOX: &str = "toolbox.wasm";
 
 /// Where the guests end up. A `_` that cargo puts in a library's file name is a `-` again.
 pub fn dir() -> PathBuf {
@@ -42,4 +44,11 @@ pub fn build() -> Result<Vec<PathBuf>> {
     }
     guests.sort();
     Ok(guests)
+}
+
+/// Puts the toolbox beside the binary, where a node looks for it.
+pub fn place_toolbox(binary: &Path) -> Result<()> {
+    let (from, to) = (dir().join(TOOLBOX), binary.with_file_name(TOOLBOX));
+    std::fs::copy(&from, &to).with_context(|| format!("copy {} to {}", from.display(), to.display()))?;
+    Ok(())
 }

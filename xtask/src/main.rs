@@ -6,6 +6,7 @@
 mod cluster;
 mod fetch;
 mod fuzz;
+mod go;
 mod guests;
 mod suite;
 mod tools;

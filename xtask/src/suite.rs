@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::tools::{self, run};
-use crate::{cluster, fetch, guests};
+use crate::{cluster, fetch, go, guests};
 
 #[derive(Args)]
 pub struct Test {
@@ -26,6 +26,7 @@ impl Test {
         cargo.args(if nextest { &["nextest", "run"][..] } else { &["test"][..] });
         cargo.args(["--workspace", "--locked"]).args(&self.arguments);
         cargo.env("WHARF_PYTHON", fetch::python()?).env("WHARF_NODE_MODULES", fetch::node_modules()?);
+        cargo.env("WHARF_GO_CLIENT", go::client()?).env("WHARF_HELM", fetch::helm()?);
         run(cargo.env("WHARF_GUESTS", guests::dir()).env("WHARF_KUBECTL", kubectl).env("WHARF_BINARY", binary))
     }
 }

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::Number;
 
+use crate::strict;
 use crate::tree::{Map, Value};
 
 /// Most duplicates reported for one body; upstream stops at as many.
@@ -58,7 +59,7 @@ pub enum Error {
 #[derive(Debug, PartialEq)]
 pub struct Decoded<V = serde_json::Value> {
     pub value: V,
-    /// In upstream's words, in order of appearance: `duplicate field "spec.replicas"`.
+    /// In upstream's words, in order of appearance: `duplicate field "spec.replicas"`; of a YAML body all in one.
     pub duplicates: Vec<String>,
 }
 
@@ -94,7 +95,12 @@ pub fn decode_tree(bytes: &[u8], encoding: EncodingKind) -> Result<Decoded<Value
             value
         }
     };
-    Ok(Decoded { value, duplicates: report.into_inner().duplicates })
+    let duplicates = report.into_inner().duplicates;
+    let duplicates = match encoding {
+        EncodingKind::Yaml if !duplicates.is_empty() => strict::yaml_duplicates(bytes).into_iter().collect(),
+        _ => duplicates,
+    };
+    Ok(Decoded { value, duplicates })
 }
 
 #[derive(Default)]
@@ -114,7 +120,7 @@ impl Report {
 }
 
 /// Where a value stands, without allocation until somebody prints it.
-enum Path<'a> {
+pub(crate) enum Path<'a> {
     Root,
     Field(&'a Path<'a>, &'a str),
     Item(&'a Path<'a>, usize),
@@ -338,7 +344,9 @@ mod tests {
             "a: 1\nb: {c: 1, c: 2}\na: 3\n",
             EncodingKind::Yaml,
             json!({"a": 3, "b": {"c": 2}}),
-            &[r#"duplicate field "b.c""#, r#"duplicate field "a""#],
+            &[
+                "error converting YAML to JSON: yaml: unmarshal errors:\n  line 2: key \"c\" already set in map\n  line 3: key \"a\" already set in map",
+            ],
         );
     }
 

@@ -7,10 +7,12 @@ use std::net::IpAddr;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::oid_registry::{OID_X509_COMMON_NAME, OID_X509_ORGANIZATION_NAME};
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::x509::X509Name;
 
 const BEGIN: &str = "-----BEGIN ";
 const END: &str = "-----END ";
@@ -71,15 +73,7 @@ pub fn parse(pem: &[u8]) -> Result<Request, Error> {
     let block = block.ok_or_else(|| Error("PEM block type must be CERTIFICATE REQUEST".to_owned()))?;
     let parsed = read(&block.der)?;
     let mut request = Request { der: block.der.clone(), ..Request::default() };
-    let subject = &parsed.certification_request_info.subject;
-    for attribute in subject.iter_attributes() {
-        let text = || attribute.as_str().unwrap_or_default().to_owned();
-        if *attribute.attr_type() == OID_X509_COMMON_NAME {
-            request.common_name = text();
-        } else if *attribute.attr_type() == OID_X509_ORGANIZATION_NAME {
-            request.organizations.push(text());
-        }
-    }
+    request.take_subject(&parsed.certification_request_info.subject);
     for extension in parsed.requested_extensions().into_iter().flatten() {
         if let ParsedExtension::SubjectAlternativeName(names) = extension {
             names.general_names.iter().try_for_each(|name| request.add(name))?;
@@ -89,6 +83,17 @@ pub fn parse(pem: &[u8]) -> Result<Request, Error> {
 }
 
 impl Request {
+    fn take_subject(&mut self, subject: &X509Name<'_>) {
+        for attribute in subject.iter_attributes() {
+            let text = || attribute.as_str().unwrap_or_default().to_owned();
+            if *attribute.attr_type() == OID_X509_COMMON_NAME {
+                self.common_name = text();
+            } else if *attribute.attr_type() == OID_X509_ORGANIZATION_NAME {
+                self.organizations.push(text());
+            }
+        }
+    }
+
     fn add(&mut self, name: &GeneralName<'_>) -> Result<(), Error> {
         match name {
             GeneralName::DNSName(name) => self.dns_names.push((*name).to_owned()),
@@ -112,6 +117,18 @@ pub fn check_signature(request: &Request) -> Result<(), Error> {
     read(&request.der)?
         .verify_signature()
         .map_err(|_| Error("x509: the request's signature does not fit its key".to_owned()))
+}
+
+/// The key that a request is for, as DER of its public half.
+pub fn public_key(request: &Request) -> Result<Vec<u8>, Error> {
+    Ok(read(&request.der)?.certification_request_info.subject_pki.raw.to_vec())
+}
+
+/// The key that the first certificate of a chain is for, as DER of its public half.
+pub fn certified_key(pem: &[u8]) -> Option<Vec<u8>> {
+    let block = first_certificate(pem)?;
+    let (_, certificate) = X509Certificate::from_der(&block.der).ok()?;
+    Some(certificate.public_key().raw.to_vec())
 }
 
 fn read(der: &[u8]) -> Result<X509CertificationRequest<'_>, Error> {
@@ -148,11 +165,42 @@ pub fn validate_certificates(pem: &[u8]) -> Result<(), Error> {
     if blocks.is_empty() { Err(Error("must contain at least one CERTIFICATE PEM block".to_owned())) } else { Ok(()) }
 }
 
-/// When the first certificate of a chain ends.
-pub fn not_after(pem: &[u8]) -> Option<jiff::Timestamp> {
-    let block = blocks(pem).into_iter().find(|block| block.label == "CERTIFICATE")?;
+/// What the first certificate of a chain certifies; `der` is the certificate itself.
+pub fn certified(pem: &[u8]) -> Option<Request> {
+    let block = first_certificate(pem)?;
     let (_, certificate) = X509Certificate::from_der(&block.der).ok()?;
-    jiff::Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()
+    let mut held = Request { der: block.der.clone(), ..Request::default() };
+    held.take_subject(certificate.subject());
+    let names = certificate.subject_alternative_name().ok()?;
+    for name in names.iter().flat_map(|extension| &extension.value.general_names) {
+        held.add(name).ok()?;
+    }
+    Some(held)
+}
+
+/// From when to when the first certificate of a chain is good.
+pub fn validity(pem: &[u8]) -> Option<(Timestamp, Timestamp)> {
+    let block = first_certificate(pem)?;
+    let (_, certificate) = X509Certificate::from_der(&block.der).ok()?;
+    let moment = |time: x509_parser::time::ASN1Time| Timestamp::from_second(time.timestamp()).ok();
+    Some((moment(certificate.validity().not_before)?, moment(certificate.validity().not_after)?))
+}
+
+/// When the first certificate of a chain ends.
+pub fn not_after(pem: &[u8]) -> Option<Timestamp> {
+    validity(pem).map(|(_, end)| end)
+}
+
+fn first_certificate(pem: &[u8]) -> Option<Block> {
+    blocks(pem).into_iter().find(|block| block.label == "CERTIFICATE")
+}
+
+/// When a certificate is exchanged for a new one: after 70 to 90 % of its life, as `luck` (0 to 1) has it, so that nodes
+/// that started together do not all ask at once. Source: `jitteryDuration` in `client-go/util/certificate`.
+pub fn exchange_at((start, end): (Timestamp, Timestamp), luck: f64) -> Timestamp {
+    let life = end.duration_since(start);
+    // As a quotient: a sum of fractions would miss the second.
+    start + life.mul_f64((70.0 + 20.0 * luck.clamp(0.0, 1.0)) / 100.0)
 }
 
 #[cfg(test)]
@@ -201,5 +249,24 @@ mod tests {
         check(REQUEST, Err("only CERTIFICATE PEM blocks are allowed, found \"CERTIFICATE REQUEST\""));
         let headed = CERTIFICATE.replace("CERTIFICATE-----\nM", "CERTIFICATE-----\nA: b\n\nM");
         check(&headed, Err("no PEM block headers are permitted"));
+    }
+
+    #[test]
+    fn a_certificate_is_exchanged_late_in_its_life_but_not_all_at_once() {
+        let at = |text: &str| text.parse::<Timestamp>().expect("a time");
+        let life = (at("2030-01-01T00:00:00Z"), at("2030-01-11T00:00:00Z"));
+        assert_eq!(exchange_at(life, 0.0), at("2030-01-08T00:00:00Z"));
+        assert_eq!(exchange_at(life, 1.0), at("2030-01-10T00:00:00Z"));
+        assert!(exchange_at(life, 7.0) < life.1);
+    }
+
+    #[test]
+    fn a_certificate_tells_whom_it_certifies_and_for_how_long() {
+        let held = certified(CERTIFICATE.as_bytes()).expect("a certificate");
+        assert!(!held.der.is_empty() && !held.common_name.is_empty());
+        let (start, end) = validity(CERTIFICATE.as_bytes()).expect("a life");
+        assert!(start < end);
+        assert_eq!(not_after(CERTIFICATE.as_bytes()), Some(end));
+        assert_eq!(certified(REQUEST.as_bytes()), None);
     }
 }

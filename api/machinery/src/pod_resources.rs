@@ -68,6 +68,12 @@ pub fn is_pod_level(name: &str) -> bool {
     matches!(name, "cpu" | "memory") || name.starts_with("hugepages-")
 }
 
+/// True where the spec says for the pod as a whole what it may use. Source: `IsPodLevelResourcesSet`.
+pub fn is_set_for_pod(spec: &PodSpec) -> bool {
+    let said = spec.resources.iter().flat_map(|resources| [&resources.requests, &resources.limits]);
+    said.flatten().flatten().any(|(name, _)| is_pod_level(name))
+}
+
 /// What the pod asks for, or may use, as a whole.
 pub fn of_pod(pod: &Pod, which: Side, options: Options) -> Amounts {
     let Some(spec) = &pod.spec else { return Amounts::new() };

@@ -269,6 +269,13 @@ impl FieldSelector {
         self
     }
 
+    /// The selector's terms about some of the fields.
+    #[must_use]
+    pub fn only(mut self, fields: impl Fn(&str) -> bool) -> Self {
+        self.terms.retain(|term| fields(&term.field));
+        self
+    }
+
     /// The value that `field` is asked to equal, if it is.
     pub fn exact(&self, field: &str) -> Option<&str> {
         self.terms.iter().find(|term| term.field == field && !term.negated).map(|term| term.value.as_str())

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::admissionregistration::v1::{MatchCondition, RuleWithOperations};
+use k8s_openapi::api::core::v1::SecretReference;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::{ClusterResourceScope, ListableResource, Metadata, Resource};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -29,6 +30,8 @@ pub struct AdmissionPlugin {
 pub struct AdmissionPluginSpec {
     #[serde(deserialize_with = "or_default")]
     pub image: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_pull_secrets: Option<Vec<SecretReference>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rules: Option<Vec<RuleWithOperations>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -191,6 +194,7 @@ schema!(AdmissionPluginSpec, "AdmissionPluginSpec", |generator| json_schema!({
     "required": ["image"],
     "properties": {
         "image": { "type": "string", "description": "image is the reference of an OCI image or artifact that holds the component, by tag or by digest. It is pulled when the object is made and whenever its spec or annotations change." },
+        "imagePullSecrets": list_of::<SecretReference>(generator, "imagePullSecrets names secrets with credentials for the image's registry, of the types that a pod's imagePullSecrets have. Those that are not there are passed over."),
         "rules": list_of::<RuleWithOperations>(generator, "rules describes what operations on what resources/subresources the plugin cares about. It is asked if any rule matches. AdmissionPlugins themselves and the kinds of admissionregistration.k8s.io are exempt."),
         "matchPolicy": { "type": "string", "description": "matchPolicy defines how the rules are used to match incoming requests. Allowed values are \"Exact\" or \"Equivalent\". Defaults to \"Equivalent\"." },
         "namespaceSelector": named::<LabelSelector>(generator, "namespaceSelector decides whether to ask about an object by the labels of its namespace, or of the object itself where it is a namespace. Other cluster-scoped objects are never passed over. Default to the empty LabelSelector, which matches everything."),

@@ -7,6 +7,9 @@ use wharf_auth::pki::{Identity, Pki};
 
 use crate::data::Data;
 
+/// What the entry is called whose user the token decides.
+const BEARER: &str = "bearer";
+
 #[derive(Args)]
 pub struct Kubeconfig {
     #[command(flatten)]
@@ -17,6 +20,9 @@ pub struct Kubeconfig {
     /// The user's groups, e.g. `system:nodes`
     #[arg(long, requires = "user")]
     group: Vec<String>,
+    /// A bearer token in place of a certificate, e.g. a bootstrap token for nodes to join with
+    #[arg(long, conflicts_with = "user")]
+    token: Option<String>,
     /// The API server's URL as the user reaches it
     #[arg(long, default_value = "https://127.0.0.1:6443")]
     server: String,
@@ -26,6 +32,10 @@ impl Kubeconfig {
     pub fn run(self) -> Result<()> {
         let now = jiff::Timestamp::now();
         let pki = Pki::open(&self.data.open()?.pki(), now).context("open the cluster's authority")?;
+        if let Some(token) = &self.token {
+            print!("{}", kubeconfig::Kubeconfig::by_token(&self.server, pki.ca_pem(), BEARER, token).to_yaml()?);
+            return Ok(());
+        }
         let groups: Vec<&str> = self.group.iter().map(String::as_str).collect();
         let identity = self.user.map_or_else(Identity::admin, |user| Identity::new(&user, &groups));
         print!("{}", kubeconfig::Kubeconfig::issue(&pki, &self.server, &identity, now)?.to_yaml()?);

@@ -8,8 +8,9 @@ use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::runtime::{WatchStreamExt, watcher};
+use tokio::task::JoinSet;
 use wharf_auth::User;
-use wharf_auth::pki::ServerNames;
+use wharf_auth::pki::Identity;
 
 use crate::data::Data;
 use crate::process;
@@ -40,12 +41,14 @@ impl Up {
 
         let name = self.node.name()?;
         let now = jiff::Timestamp::now();
-        let names = ServerNames::of(&[name.clone(), self.node.address.to_string()]);
-        let user = format!("system:node:{name}");
+        let mut renewals = JoinSet::new();
+        let (serving, renewal) = self.node.serving(server.pki.clone(), now)?;
+        renewal.spawn(&mut renewals, &cancel);
         let joined = Joined {
-            client: server.client(User::new(&user, &["system:nodes"])),
-            serving: server.pki.serving(&user, &names, now).context("issue the node's certificate")?,
-            ca: server.pki.ca_der()?,
+            client: server.client(User::new(&Identity::node(&name).user, &[wharf_auth::NODES])),
+            router: server.client(User::new("system:kube-proxy", &[])),
+            serving,
+            authorities: vec![server.pki.ca_der()?],
             cluster_dns: Some(server.dns_ip),
         };
         let node = node::start(&data, &self.node, joined, images, cancel.clone()).await?;

@@ -11,9 +11,10 @@ use clap::Args;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use wharf_auth::follow::{Follow, LOOK_EVERY};
 use wharf_auth::jwt::config::{ClaimRule, Configuration, JwtAuthenticator, PrefixedClaim};
-use wharf_auth::jwt::{ALGORITHMS, JwtTokens, LOOK_EVERY};
-use wharf_auth::token::{CachedTokens, FileTokens, ISSUER};
+use wharf_auth::jwt::{ALGORITHMS, JwtTokens};
+use wharf_auth::token::{CachedTokens, FileTokens, ISSUER, SUCCESS_TTL, TokenMetrics};
 use wharf_auth::webhook::{self, WebhookTokens};
 use wharf_auth::{Anonymous, Authenticator, Bearer, RequestHeader, TokenUnion, Tokens, Union, X509};
 
@@ -85,6 +86,7 @@ pub struct Authentication {
 pub async fn open(
     args: &AuthnArgs,
     of_cluster: Vec<Arc<dyn Tokens>>,
+    metrics: TokenMetrics,
     strangers: bool,
     tasks: &mut JoinSet<()>,
     cancel: &CancellationToken,
@@ -115,11 +117,16 @@ pub async fn open(
         let client = client.with_context(|| format!("use {}", path.display()))?;
         let asked = WebhookTokens::new(client, &args.authentication_token_webhook_version, vec![ISSUER.to_owned()]);
         let ttl = args.authentication_token_webhook_cache_ttl;
-        tokens.push(Arc::new(CachedTokens::new(Arc::new(asked), ttl, Arc::new(Timestamp::now))));
+        tokens.push(Arc::new(CachedTokens::new(Arc::new(asked), (ttl, ttl), Arc::new(Timestamp::now))));
     }
-    let tokens = Arc::new(TokenUnion::new(tokens));
-    let chain: Vec<Arc<dyn Authenticator>> =
-        vec![Arc::new(RequestHeader), Arc::new(X509), Arc::new(Bearer::new(tokens.clone()))];
+    let all = Arc::new(TokenUnion::new(tokens));
+    let kept = CachedTokens::new(all, (SUCCESS_TTL, Duration::ZERO), Arc::new(Timestamp::now));
+    let tokens = Arc::new(kept.counting(metrics));
+    let chain: Vec<Arc<dyn Authenticator>> = vec![
+        Arc::new(RequestHeader),
+        Arc::new(X509::new(Arc::new(Timestamp::now))),
+        Arc::new(Bearer::new(tokens.clone())),
+    ];
     let mut anonymous = anonymous(args.anonymous_auth, configuration.as_ref())?;
     if !strangers && anonymous.take().is_some() {
         tracing::warn!("AnonymousAuth is not allowed with the AlwaysAllow authorizer: it is off");

@@ -12,10 +12,12 @@ use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use wharf_auth::authorization::config::{AuthorizerConfig, Configuration, ConnectionInfo, TYPES, WebhookConfig};
-use wharf_auth::authorization::{BuiltIn, Configured, LOOK_EVERY};
-use wharf_auth::{NodeAuthorizer, Rbac, duration};
+use wharf_auth::authorization::{BuiltIn, Configured};
+use wharf_auth::follow::{Follow, LOOK_EVERY};
+use wharf_auth::{Abac, Authorizer, NodeAuthorizer, Rbac, duration};
 
 const WEBHOOK: &str = "Webhook";
+const ABAC: &str = "ABAC";
 const ALWAYS_ALLOW: &str = "AlwaysAllow";
 
 #[derive(Args, Clone, Debug)]
@@ -26,6 +28,9 @@ pub struct AuthzArgs {
     /// Authorizers in the order in which they are asked, separated by commas (default Node,RBAC)
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub authorization_mode: Option<Vec<String>>,
+    /// The policies of mode ABAC: a file with one in each line, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub authorization_policy_file: Option<PathBuf>,
     /// A kubeconfig that names the server which is asked in mode Webhook
     #[arg(long, value_name = "FILE")]
     pub authorization_webhook_config_file: Option<PathBuf>,
@@ -49,21 +54,22 @@ pub fn go_duration(text: &str) -> Result<Duration, String> {
 pub struct Asked {
     configuration: Configuration,
     file: Option<(PathBuf, String)>,
+    policies: Option<Abac>,
 }
 
 impl Asked {
     pub fn read(args: &AuthzArgs) -> Result<Self> {
         let Some(path) = &args.authorization_config else {
-            return Ok(Self { configuration: from_flags(args)?, file: None });
+            return Ok(Self { configuration: from_flags(args)?, file: None, policies: policies(args)? });
         };
         ensure!(
-            args.authorization_mode.is_none() && !args.is_webhook_told(),
+            args.authorization_mode.is_none() && !args.is_webhook_told() && args.authorization_policy_file.is_none(),
             "--authorization-config can not be specified when --authorization-mode or --authorization-webhook-* flags are defined"
         );
         let name = path.display();
         let text = std::fs::read_to_string(path).with_context(|| format!("read {name}"))?;
         let configuration = Configuration::parse(&text).with_context(|| format!("load {name}"))?;
-        Ok(Self { configuration, file: Some((path.clone(), text)) })
+        Ok(Self { configuration, file: Some((path.clone(), text)), policies: None })
     }
 
     /// True where nobody is ever refused. Strangers are not let in then, as upstream.
@@ -79,7 +85,8 @@ impl Asked {
         tasks: &mut JoinSet<()>,
         cancel: &CancellationToken,
     ) -> Result<Arc<Configured>> {
-        let built_in = BuiltIn { node, rbac, clock: Arc::new(Timestamp::now) };
+        let abac = self.policies.map(|policies| Arc::new(policies) as Arc<dyn Authorizer>);
+        let built_in = BuiltIn { node, rbac, abac, clock: Arc::new(Timestamp::now) };
         let configured = Configured::open(built_in, &self.configuration).await;
         let configured = Arc::new(configured.context("invalid authorization configuration")?);
         if let Some((path, text)) = self.file {
@@ -117,6 +124,18 @@ fn from_flags(args: &AuthzArgs) -> Result<Configuration> {
         "cannot specify --authorization-webhook-config-file without mode Webhook"
     );
     Ok(Configuration { authorizers, ..Configuration::default() })
+}
+
+fn policies(args: &AuthzArgs) -> Result<Option<Abac>> {
+    let asked = args.authorization_mode.iter().flatten().any(|mode| mode == ABAC);
+    let Some(path) = &args.authorization_policy_file else {
+        ensure!(!asked, "authorization-mode ABAC's authorization policy file not passed");
+        return Ok(None);
+    };
+    ensure!(asked, "cannot specify --authorization-policy-file without mode ABAC");
+    let name = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {name}"))?;
+    Ok(Some(Abac::parse(&text).with_context(|| format!("error reading policy file {name}"))?))
 }
 
 fn webhook(args: &AuthzArgs) -> Result<WebhookConfig> {
@@ -206,6 +225,8 @@ mod tests {
             "authorization-mode [\"RBAC\", \"RBAC\"] has mode specified more than once",
         );
         check(&["--authorization-mode=Webhook"], "authorization-mode Webhook's authorization config file not passed");
+        check(&["--authorization-mode=ABAC"], "authorization-mode ABAC's authorization policy file not passed");
+        check(&["--authorization-policy-file=/a"], "cannot specify --authorization-policy-file without mode ABAC");
         check(
             &["--authorization-webhook-config-file=/a"],
             "cannot specify --authorization-webhook-config-file without mode Webhook",

@@ -1,17 +1,18 @@
 //! A node: the engine, images, the network and the kubelet's job.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use wharf_auth::pki::Leaf;
+use wharf_auth::pki::{Identity, Pki, ServerNames, Shown};
 use wharf_client::Client;
 use wharf_net::addresses::Prefix;
 use wharf_net::names::Names;
@@ -26,9 +27,12 @@ use wharf_wasm::WasmRuntime;
 use crate::data::DataDir;
 use crate::process;
 use crate::roles::images::Images;
+use crate::roles::renewal::Renewal;
 
 /// The zone of the cluster's names.
 const CLUSTER_DOMAIN: &str = "cluster.local";
+/// The file that the toolbox is in, beside the binary.
+const TOOLBOX: &str = "toolbox.wasm";
 /// How long pods' processes and tasks may take to end after a signal.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
 
@@ -55,6 +59,10 @@ pub struct NodeArgs {
     /// Pods this node takes
     #[arg(long, default_value_t = 1000)]
     pub max_pods: u32,
+    /// The component with the programs that `kubectl exec` and `kubectl cp` call in Wasm containers [default: toolbox.wasm beside
+    /// this binary]
+    #[arg(long, value_name = "FILE")]
+    pub toolbox: Option<PathBuf>,
     /// Do not listen on service addresses for the host's processes
     #[arg(long)]
     pub no_service_proxy: bool,
@@ -64,14 +72,41 @@ impl NodeArgs {
     pub fn name(&self) -> Result<String> {
         self.node_name.clone().map_or_else(process::hostname, Ok)
     }
+
+    /// The certificate that the kubelet's API is served with, issued by an authority that is here.
+    pub fn serving(&self, pki: Arc<Pki>, now: Timestamp) -> Result<(Arc<Shown>, Renewal)> {
+        let name = self.name()?;
+        let names = ServerNames::of(&[name.clone(), self.address.to_string()]);
+        let user = Identity::node(&name).user;
+        Renewal::shown("the node's serving certificate", now, move |now| pki.serving(&user, &names, now))
+    }
+
+    /// None where there is none: then containers have no programs but their own.
+    fn toolbox(&self) -> Result<Option<PathBuf>> {
+        match &self.toolbox {
+            Some(path) => {
+                let found =
+                    std::fs::metadata(path).with_context(|| format!("look for the toolbox {}", path.display()))?;
+                anyhow::ensure!(found.is_file(), "the toolbox {} is no file", path.display());
+                Ok(Some(path.clone()))
+            }
+            None => {
+                let binary = std::env::current_exe().context("find the toolbox beside this binary")?;
+                Ok(Some(binary.with_file_name(TOOLBOX)).filter(|path| path.is_file()))
+            }
+        }
+    }
 }
 
 /// What a node needs of the cluster it joins.
 pub struct Joined {
     pub client: Client,
+    /// Who watches what services route to.
+    pub router: Client,
     /// The certificate that the kubelet's API is served with.
-    pub serving: Leaf,
-    pub ca: CertificateDer<'static>,
+    pub serving: Arc<Shown>,
+    /// The authorities of clients of that API.
+    pub authorities: Vec<CertificateDer<'static>>,
     /// Where to serve DNS; none serves nothing (another node does).
     pub cluster_dns: Option<IpAddr>,
 }
@@ -100,7 +135,7 @@ pub async fn start(
 ) -> Result<Running> {
     let directory = data.node()?;
     let mut tasks = JoinSet::new();
-    let Images { store, puller, registry, listener } = images;
+    let Images { store, puller, registry, listener, .. } = images;
     serve_registry(listener, Registry::new(store.clone()), &mut tasks, cancel.clone());
     let services = network(args, &joined, &mut tasks, cancel.clone());
 
@@ -115,6 +150,7 @@ pub async fn start(
         artifacts: store,
         clock: Arc::new(jiff::Timestamp::now),
         guest_threads: None,
+        toolbox: args.toolbox()?,
     })
     .context("start the Wasm engine")?;
     let options = node_options(args, &joined, &directory, Arc::new(runtime), puller).await?;
@@ -138,8 +174,7 @@ async fn node_options(
     let address = SocketAddr::new(args.address, args.kubelet_port);
     let listener =
         TcpListener::bind(address).await.with_context(|| format!("listen on {address} for the kubelet's API"))?;
-    let (chain, key) = joined.serving.chain()?;
-    let tls = ServerTls { chain, key, client_ca: vec![joined.ca.clone()] };
+    let tls = ServerTls { shown: joined.serving.clone(), client_ca: joined.authorities.clone() };
     let mut options = NodeOptions::new(&args.name()?, joined.client.clone(), runtime, images, directory.to_owned());
     options.max_pods = args.max_pods;
     options.capacity = Capacity::detect(directory);
@@ -154,7 +189,7 @@ async fn node_options(
 /// Starts what routes to services: the table's watches, the host's proxy, the DNS server.
 fn network(args: &NodeArgs, joined: &Joined, tasks: &mut JoinSet<()>, cancel: CancellationToken) -> Arc<Services> {
     let services = Arc::new(Services::default());
-    let (watched, client, until) = (services.clone(), joined.client.clone(), cancel.clone());
+    let (watched, client, until) = (services.clone(), joined.router.clone(), cancel.clone());
     tasks.spawn(async move {
         tokio::select! {
             () = until.cancelled() => {}

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use jiff::{SignedDuration, Timestamp};
-use rand::{RngCore, SeedableRng};
+use rand::SeedableRng;
 use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -18,22 +18,20 @@ use wharf_apiserver::aggregate::FrontProxy;
 use wharf_apiserver::aggregate::availability::{self, Authorities};
 use wharf_apiserver::allocate::Allocators;
 use wharf_apiserver::allocate::service::{Cidr, NODE_PORTS, Services};
-use wharf_apiserver::encryption::Kms;
-use wharf_apiserver::health::Check;
-use wharf_apiserver::{
-    ApiServer, NodeClient, Stored, bootstrap, definitions, encryption, listen, plugins as extensions, policy,
-};
+use wharf_apiserver::encryption::ReloadMetrics;
+use wharf_apiserver::health::{self, Check, Health, Step};
+use wharf_apiserver::metrics::Register;
+use wharf_apiserver::{ApiServer, NodeClient, Stored, bootstrap, definitions, listen, plugins as extensions, policy};
 use wharf_auth::authorization::Configured;
 use wharf_auth::kubeconfig::Kubeconfig;
-use wharf_auth::pki::{Identity, Pki, ServerNames};
-use wharf_auth::token::{Key, LegacyClaims};
-use wharf_auth::{BootstrapTokens, NodeAuthorizer, Rbac, ServiceAccountTokens, Tokens, User};
+use wharf_auth::pki::{Identity, Pki, ServerNames, Shown};
+use wharf_auth::token::{Key, LegacyClaims, TokenMetrics};
+use wharf_auth::{BootstrapTokens, NodeAuthorizer, Rbac, SERVICE_ACCOUNT_PREFIX, ServiceAccountTokens, Tokens, User};
 use wharf_cache::Cache;
 use wharf_client::{Client, Clock, Informers, Manager, Recorder, transport};
-use wharf_controllers::TokenSigner;
+use wharf_controllers::{Accounts, TokenSigner};
 use wharf_registry::{Table, builtin};
 use wharf_scheduler::{Scheduler, plugins};
-use wharf_store::sealed::{Random, Sealed};
 use wharf_store::{RedbStore, Store};
 use wharf_types::Gvr;
 
@@ -43,11 +41,11 @@ use crate::roles::admission;
 use crate::roles::audit::{self, AuditArgs};
 use crate::roles::authn::{self, Authentication, AuthnArgs};
 use crate::roles::authz::{Asked, AuthzArgs};
+use crate::roles::encryption::{self, EncryptionArgs};
+use crate::roles::renewal::Renewal;
 
 /// How long everything may take to end after a signal.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
-/// How long a start waits for a KMS plugin that is not there yet.
-const KMS_LIMIT: Duration = Duration::from_secs(10);
 /// Where in the service range the `kubernetes` Service and the DNS server are.
 const API_PLACE: u32 = 1;
 const DNS_PLACE: u32 = 10;
@@ -84,9 +82,8 @@ pub struct ServerArgs {
     /// Let secrets of type bootstrap.kubernetes.io/token in kube-system be used to join the cluster
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set, value_name = "BOOL")]
     pub enable_bootstrap_token_auth: bool,
-    /// Which resources are encrypted in the store, and how: a file of kind EncryptionConfiguration
-    #[arg(long, value_name = "FILE")]
-    pub encryption_provider_config: Option<PathBuf>,
+    #[command(flatten)]
+    pub encryption: EncryptionArgs,
 }
 
 /// A control plane that runs.
@@ -155,11 +152,8 @@ pub async fn start(
     let open = tokio::task::spawn_blocking(move || RedbStore::open(store_path, wharf_store::Options::default()));
     let store = Arc::new(open.await.context("open the store")?.context("open the store")?);
     let table = Arc::new(Table::new(builtin::rows()));
-    let (sealed, plugins) = sealed(store.clone(), args, &table).await?;
-    for plugin in &plugins {
-        let (plugin, until) = (plugin.clone(), cancel.clone());
-        tasks.spawn(async move { plugin.run(until).await });
-    }
+    let encrypted = encryption::open(store.clone(), &args.encryption, table.clone()).await?;
+    let sealed = encrypted.as_ref().map_or_else(|| store.clone() as Arc<dyn Store>, |(encrypted, _)| encrypted.store());
     let cache = Cache::open(sealed).await.context("load the cache")?;
     let feed = Feed::start(cache.clone());
 
@@ -167,15 +161,19 @@ pub async fn start(
     let (service_ip, dns_ip) =
         (args.service_cidr.address(API_PLACE).into(), args.service_cidr.address(DNS_PLACE).into());
     let front_proxy = Pki::open(&data.pki().join("front-proxy"), now).context("open the front proxy's authority")?;
+    let front_proxy = Arc::new(front_proxy);
     let identities = Identities::open(args, &pki, &mut tasks, &cancel).await?;
     let host = Arc::new(Host::new(Some(components)));
     let admission = Chain::select(&args.enable_admission_plugins, &args.disable_admission_plugins, host)
         .context("choose the admission plugins")?;
     let admission = admission::configured(admission, args.admission_control_config_file.as_deref())?;
-    let api = api_server(args, (table, cache, admission), identities, &pki, &front_proxy).await?;
-    if !plugins.is_empty() {
-        let well = move || plugins.iter().try_for_each(|plugin| plugin.health());
-        api.health.add(Check::new("kms-providers", well));
+    let (shown, renewals) = Certificates::issue(&pki, &front_proxy, now)?;
+    renewals.into_iter().for_each(|renewal| renewal.spawn(&mut tasks, &cancel));
+    let counted = encrypted.as_ref().map(|(encrypted, _)| encrypted.metrics());
+    let api = api_server(args, (table, cache, admission), identities, &pki, shown, counted).await?;
+    let steps = Steps::of(&api.health);
+    if let Some((encrypted, text)) = encrypted {
+        encryption::tend(encrypted, text, &args.encryption, &api, &mut tasks, &cancel);
     }
     if let Some((auditor, sender)) = audit::open(&args.audit).await? {
         api.audit_to(auditor);
@@ -183,20 +181,31 @@ pub async fn start(
             tasks.spawn(sender.run(cancel.clone()));
         }
     }
-    let leaf =
-        pki.api_server(&ServerNames::api_server(service_ip, Some(&process::hostname()?), &names(args, address)), now)?;
-    let tls = listen::tls_trusting(&[&pki, &front_proxy], &leaf)?;
+    let server_names = ServerNames::api_server(service_ip, Some(&process::hostname()?), &names(args, address));
+    let issuer = pki.clone();
+    let (serving, renewal) =
+        Renewal::shown("the API server's certificate", now, move |now| issuer.api_server(&server_names, now))?;
+    renewal.spawn(&mut tasks, &cancel);
+    let tls = listen::tls_trusting(&[&pki, &front_proxy], serving)?;
     let listener = listen::Listener::new(listener, tls)?.with_front_proxies(&front_proxy)?;
     let (serving, until) = (api.clone(), cancel.clone());
     tasks.spawn(async move { listener.run(serving, until).await });
 
     let url = format!("https://{}", reachable(address));
-    Kubeconfig::ensure_admin(&data.kubeconfig(), &pki, &url, now).context("write the admin's kubeconfig")?;
+    let (issuer, path, server) = (pki.clone(), data.kubeconfig(), url.clone());
+    let admin = Renewal::new("the admin's kubeconfig", now, move |now| {
+        let written = Kubeconfig::ensure_admin(&path, &issuer, &server, now)?;
+        Ok(Pki::renew_at(&written.leaf().context("it has no certificate")?)?)
+    })?;
+    admin.spawn(&mut tasks, &cancel);
     let authorities = Authorities { clients: pki.ca_pem().to_owned(), front_proxy: front_proxy.ca_pem().to_owned() };
     let mut running = Running { pki, url, kubeconfig: data.kubeconfig(), dns_ip, api, store, feed, tasks };
-    let location = bootstrap::Location { service_ip, listener: reachable(address) };
+    let location = bootstrap::Location { service_ip, services: args.service_cidr, listener: reachable(address) };
+    steps.serves.done();
     bootstrap::ensure(&running.api, location).await.context("write the objects every cluster has")?;
+    steps.bootstrapped.done();
     policy::ensure(&running.api).await.context("write the roles every cluster has")?;
+    steps.roles.done();
     if args.enable_bootstrap_token_auth {
         let joining = bootstrap::joining::ensure(&running.api, running.pki.ca_pem(), &running.url).await;
         joining.context("write what bootstrap tokens need")?;
@@ -205,7 +214,32 @@ pub async fn start(
     running.tasks.spawn(definitions::run(running.api.clone(), cancel.clone()));
     running.tasks.spawn(extensions::run(running.api.clone(), cancel.clone()));
     running.tasks.spawn(availability::keep(running.api.clone(), authorities, cancel.clone()));
+    steps.extended.done();
     Ok(with_loops(running, args, cancel))
+}
+
+/// What the health checks wait for.
+struct Steps {
+    serves: Step,
+    bootstrapped: Step,
+    roles: Step,
+    extended: Step,
+}
+
+impl Steps {
+    fn of(health: &Health) -> Self {
+        let logs = || match tracing::dispatcher::has_been_set() {
+            true => Ok(()),
+            false => Err("nobody takes what is logged".to_owned()),
+        };
+        health.add(Check::new("log", logs));
+        Self {
+            serves: health.step(health::SERVES),
+            bootstrapped: health.step(health::BOOTSTRAPPED),
+            roles: health.step(health::ROLES),
+            extended: health.step(health::EXTENDED),
+        }
+    }
 }
 
 /// Adds the scheduler and the controllers, each with an identity of its own.
@@ -232,14 +266,16 @@ fn with_loops(mut running: Running, args: &ServerArgs, cancel: CancellationToken
     });
     running.api.components.add(runs("scheduler", task));
 
-    let client = running.client(User::new("system:kube-controller-manager", &[]));
-    let informers = Informers::new(client);
+    let informers = Informers::new(running.client(User::new("system:kube-controller-manager", &[])));
+    let api = running.api.clone();
+    let accounts = Accounts::new(move |name| transport::from_service(api.service_for(account(name))));
     let mut manager = Manager::new();
     let ca_pem = Some(running.pki.ca_pem().to_owned());
     let node_grace = SignedDuration::from_secs(args.node_grace_s.into());
     let authority: Option<Arc<dyn wharf_controllers::Authority>> = Some(Arc::new(Authority(running.pki.clone())));
     let options = wharf_controllers::Options {
         clock,
+        accounts: Some(accounts),
         ca_pem,
         authority,
         node_grace,
@@ -254,6 +290,12 @@ fn with_loops(mut running: Running, args: &ServerArgs, cancel: CancellationToken
     });
     running.api.components.add(runs("controller-manager", task));
     running
+}
+
+/// A service account of `kube-system`, as one of its tokens would name it.
+fn account(name: &str) -> User {
+    let name = format!("{SERVICE_ACCOUNT_PREFIX}kube-system:{name}");
+    User::new(&name, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])
 }
 
 /// A component is well while its task runs.
@@ -284,26 +326,10 @@ fn token_signer(key: Arc<Key>) -> TokenSigner {
     })
 }
 
-/// The store as the cache sees it: sealed where the configuration asks for that. With the plugins that guard keys, each of
-/// which has been asked for its key; one that is away is asked again behind.
-async fn sealed(store: Arc<RedbStore>, args: &ServerArgs, table: &Table) -> Result<(Arc<dyn Store>, Vec<Arc<Kms>>)> {
-    let Some(path) = &args.encryption_provider_config else { return Ok((store, Vec::new())) };
-    let name = path.display();
-    let yaml = std::fs::read_to_string(path).with_context(|| format!("read {name}"))?;
-    let random: Random = Arc::new(|buffer: &mut [u8]| rand::rng().fill_bytes(buffer));
-    let around = encryption::Surroundings { random, clock: Arc::new(Timestamp::now) };
-    let read = encryption::read(&yaml, table, &around).with_context(|| format!("{name} is refused"))?;
-    for plugin in &read.plugins {
-        if let Err(error) = plugin.prime(KMS_LIMIT).await {
-            tracing::error!(plugin = plugin.name(), error, "the KMS plugin is not well");
-        }
-    }
-    Ok((Arc::new(Sealed::new(store, read.rules)), read.plugins))
-}
-
 /// Who users are and what they may, and the key that the tokens of service accounts are signed with.
 struct Identities {
     authentication: Authentication,
+    token_metrics: TokenMetrics,
     key: Arc<Key>,
     /// What tokens name must be there; it is looked up in the server, once that is made.
     stored: Arc<Stored>,
@@ -317,16 +343,37 @@ impl Identities {
         let key = Key::new(&pki.service_account_key_pem(), &pki.service_account_public_key_pem());
         let (key, stored) = (Arc::new(key.context("open the service account key")?), Arc::new(Stored::default()));
         let tokens = ServiceAccountTokens::new(key.clone(), stored.clone(), Arc::new(Timestamp::now));
-        let mut of_cluster: Vec<Arc<dyn Tokens>> = vec![Arc::new(tokens.with_legacy(stored.clone()))];
+        let token_metrics = TokenMetrics::default();
+        let tokens = tokens.counting(token_metrics.clone()).with_legacy(stored.clone());
+        let mut of_cluster: Vec<Arc<dyn Tokens>> = vec![Arc::new(tokens)];
         if args.enable_bootstrap_token_auth {
             of_cluster.push(Arc::new(BootstrapTokens::new(stored.clone(), Arc::new(Timestamp::now))));
         }
         let asked = Asked::read(&args.authz)?;
         let strangers = !asked.allows_everything();
-        let authentication = authn::open(&args.authn, of_cluster, strangers, tasks, cancel).await?;
+        let authentication =
+            authn::open(&args.authn, of_cluster, token_metrics.clone(), strangers, tasks, cancel).await?;
         let (node, rbac) = (Arc::new(NodeAuthorizer::default()), Arc::new(Rbac::default()));
         let authorizer = asked.open(node.clone(), rbac.clone(), tasks, cancel).await?;
-        Ok(Self { authentication, key, stored, node, rbac, authorizer })
+        Ok(Self { authentication, token_metrics, key, stored, node, rbac, authorizer })
+    }
+}
+
+/// What the API server shows to those whom it calls.
+struct Certificates {
+    to_nodes: Arc<Shown>,
+    to_servers: Arc<Shown>,
+}
+
+impl Certificates {
+    fn issue(pki: &Arc<Pki>, front_proxy: &Arc<Pki>, now: Timestamp) -> Result<(Self, [Renewal; 2])> {
+        let client = |what, authority: &Arc<Pki>, user: &str| {
+            let (authority, identity) = (authority.clone(), Identity::new(user, &[]));
+            Renewal::shown(what, now, move |now| authority.client(&identity, now))
+        };
+        let (to_nodes, nodes) = client("the API server's certificate for nodes", pki, "system:apiserver")?;
+        let (to_servers, servers) = client("the front proxy's certificate", front_proxy, "front-proxy-client")?;
+        Ok((Self { to_nodes, to_servers }, [nodes, servers]))
     }
 }
 
@@ -335,12 +382,16 @@ async fn api_server(
     (table, cache, admission): (Arc<Table>, Arc<Cache>, Chain),
     identities: Identities,
     pki: &Pki,
-    front_proxy: &Pki,
+    shown: Certificates,
+    reloads: Option<ReloadMetrics>,
 ) -> Result<Arc<ApiServer>> {
-    let now = Timestamp::now();
-    let Identities { authentication, key, stored, node, rbac, authorizer } = identities;
+    let mut metrics: Vec<Register> = Vec::new();
+    if let Some(reloads) = reloads {
+        metrics.push(Box::new(move |registry| reloads.register(registry)));
+    }
+    let Identities { authentication, token_metrics, key, stored, node, rbac, authorizer } = identities;
+    metrics.push(Box::new(move |registry| token_metrics.register(registry)));
     let Authentication { requests, tokens } = authentication;
-    let (chain, proxy_key) = front_proxy.client(&Identity::new("front-proxy-client", &[]), now)?.chain()?;
     let services = Services::new(args.service_cidr, NODE_PORTS, Box::new(rand::rngs::StdRng::from_os_rng()));
     let mut allocators = Allocators::default();
     let gvr = Gvr { group: "".into(), version: "v1".into(), resource: "services".into() };
@@ -356,9 +407,10 @@ async fn api_server(
         views: vec![node, rbac.clone()],
         rbac: Some(rbac),
         allocators,
-        nodes: Some(NodeClient::new(kubelet_tls(pki, now)?)),
-        front_proxy: Some(FrontProxy { chain, key: proxy_key }),
+        nodes: Some(NodeClient::new(kubelet_tls(pki, shown.to_nodes)?)),
+        front_proxy: Some(FrontProxy(shown.to_servers)),
         clock: Arc::new(Timestamp::now),
+        metrics,
     };
     let server = ApiServer::new(options).await.context("load the API server's collections")?;
     stored.set(&server);
@@ -366,15 +418,13 @@ async fn api_server(
 }
 
 /// How the API server calls nodes: with a certificate of its own, to certificates of the cluster's authority.
-fn kubelet_tls(pki: &Pki, now: Timestamp) -> Result<rustls::ClientConfig> {
-    let leaf = pki.client(&Identity::new("system:apiserver", &[]), now)?;
-    let (chain, key) = leaf.chain()?;
+fn kubelet_tls(pki: &Pki, shown: Arc<Shown>) -> Result<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(pki.ca_der()?).context("trust the cluster's authority")?;
-    rustls::ClientConfig::builder()
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)
-        .context("show the API server's certificate to nodes")
+    let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_client_cert_resolver(shown);
+    // A resumed session would go on with the certificate that was shown when it began.
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(config)
 }
 
 /// An address that a client on this machine can dial.

@@ -8,8 +8,8 @@ use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use wharf_machinery::apply::Sent;
 use wharf_machinery::body::{self, EncodingKind};
-use wharf_machinery::protobuf;
 use wharf_machinery::tree::Value;
+use wharf_machinery::{protobuf, strict};
 use wharf_registry::Row;
 use wharf_types::{ApiError, BoxObject, GroupVersion, Gvk};
 
@@ -68,11 +68,16 @@ pub fn encoding(headers: &HeaderMap) -> Result<EncodingKind, ApiError> {
 
 /// Reads an object of the row's kind, and what was sent of its managed fields.
 pub fn object(bytes: &[u8], headers: &HeaderMap, row: &Row) -> Result<Decoded<(BoxObject, Sent)>, ApiError> {
-    read_as(bytes, headers, &row.gvk, |mut document, unknown| {
+    let mut decoded = read_as(bytes, headers, &row.gvk, |mut document, unknown| {
         let sent = managed::take_sent(&mut document)?;
         let object = row.kind.read(document, unknown).map_err(|error| error.to_string())?;
         Ok((object, sent))
-    })
+    })?;
+    // Fields of custom resources are told by their schema, after the whole was read.
+    if !row.kind.is_custom() && !is_protobuf(headers) && encoding(headers)? == EncodingKind::Json {
+        strict::sort(&mut decoded.strict, bytes);
+    }
+    Ok(decoded)
 }
 
 /// Reads an object of another kind than the row's: `Scale`, `Binding`, `Eviction`.
@@ -101,7 +106,7 @@ fn read_as<T>(
             return Err(ApiError::unsupported_media_type(READ_AS_TEXT));
         }
         let value = protobuf::decode_object(bytes, kind).map_err(|error| unrecognized(error.to_string()))?;
-        body::Decoded { value: Value::from(value), duplicates: Vec::new() }
+        body::Decoded { value, duplicates: Vec::new() }
     } else {
         body::decode_tree(bytes, encoding(headers)?)
             .map_err(|error| unrecognized(format!("couldn't get version/kind; {error}")))?

@@ -1,5 +1,5 @@
-//! What a cluster has before anybody has made anything: its namespaces, the `kubernetes` Service, two priority classes, priority
-//! levels with their flow schemas, and an APIService for each version of a group.
+//! What a cluster has before anybody has made anything: its namespaces, the `kubernetes` Service and its range, two priority
+//! classes, priority levels with their flow schemas, and an APIService for each version of a group.
 //!
 //! Written through the API as `system:apiserver`, admission, validation and all. Idempotent: it reads, and writes what is
 //! missing or different. [`ensure`] does it once, before anybody is served; [`keep`] does it again when somebody takes it away.
@@ -9,6 +9,7 @@
 mod apiservices;
 mod flowcontrol;
 pub mod joining;
+mod servicecidr;
 mod tracking;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -36,6 +38,7 @@ use wharf_auth::{MASTERS, User};
 use wharf_registry::{SYSTEM_CLASSES, SystemClass};
 use wharf_types::meta::ObjectMeta;
 
+use crate::allocate::service::Cidr;
 use crate::server::ApiServer;
 
 /// Who writes it.
@@ -64,6 +67,8 @@ pub struct Error {
 pub struct Location {
     /// The first address of the service range.
     pub service_ip: IpAddr,
+    /// The service range.
+    pub services: Cidr,
     /// Where the listener is reached from pods.
     pub listener: SocketAddr,
 }
@@ -79,6 +84,7 @@ impl Error {
 pub async fn ensure(server: &Arc<ApiServer>, at: Location) -> Result<(), Error> {
     let client = client(server);
     ensure_core(&client, at).await?;
+    servicecidr::ensure(&client, at.services, (server.clock)()).await?;
     flowcontrol::ensure(&client).await?;
     apiservices::ensure(server, &client).await
 }
@@ -126,8 +132,9 @@ pub async fn keep(server: Arc<ApiServer>, at: Location, cancel: CancellationToke
         pokes(Api::<Namespace>::all(client.clone()), watcher::Config::default()),
         pokes(Api::<Service>::default_namespaced(client.clone()), by_name.clone()),
         pokes(Api::<Endpoints>::default_namespaced(client.clone()), by_name.clone()),
-        pokes(Api::<EndpointSlice>::default_namespaced(client.clone()), by_name),
+        pokes(Api::<EndpointSlice>::default_namespaced(client.clone()), by_name.clone()),
     ]);
+    let mut ranges = self::pokes(Api::<ServiceCIDR>::all(client.clone()), by_name);
     let all = watcher::Config::default;
     let mut policies = stream::select_all([
         self::pokes(Api::<PriorityLevelConfiguration>::all(client.clone()), all()),
@@ -143,6 +150,11 @@ pub async fn keep(server: Arc<ApiServer>, at: Location, cancel: CancellationToke
             told(ensure_core(&client, at).await);
         }
     };
+    let range = async {
+        while ranges.next().await.is_some() {
+            told(servicecidr::ensure(&client, at.services, (server.clock)()).await);
+        }
+    };
     let priorities = async {
         while policies.next().await.is_some() {
             told(flowcontrol::ensure(&client).await);
@@ -154,7 +166,7 @@ pub async fn keep(server: Arc<ApiServer>, at: Location, cancel: CancellationToke
             told(apiservices::follow(&server, &client).await);
         }
     };
-    let work = async { tokio::join!(core, priorities, versions) };
+    let work = async { tokio::join!(core, range, priorities, versions) };
     tokio::select! {
         () = cancel.cancelled() => {}
         _ = work => {}

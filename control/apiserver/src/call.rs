@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use http::HeaderMap;
+use http::{HeaderMap, Response};
 use jiff::Timestamp;
 use wharf_admission::{Attributes, Managed, Notes, Operation, Reader};
 use wharf_auth::{Decision, User};
@@ -13,10 +13,12 @@ use wharf_registry::{Asked, Row, Subresource};
 use wharf_store::{Change, Precondition};
 use wharf_types::{ApiError, BoxObject, Gvr};
 
+use crate::audit::Annotations;
 use crate::escalation;
 use crate::managed;
 use crate::options;
 use crate::query::Query;
+use crate::reply::Body;
 use crate::server::ApiServer;
 use crate::verbs::list::cache_error;
 use crate::verbs::write;
@@ -97,6 +99,13 @@ impl Call {
         let collection = self.server.collection(&row)?;
         let namespace = self.namespace.as_deref().filter(|_| row.namespaced());
         Some(Self { row, collection, subresource: None, ..self.about(namespace, name) })
+    }
+
+    /// Hands what plugins have noted for the audit log to whoever keeps that.
+    pub fn annotate(&mut self, response: &mut Response<Body>) {
+        if !self.notes.audit_annotations.is_empty() {
+            response.extensions_mut().insert(Annotations(std::mem::take(&mut self.notes.audit_annotations)));
+        }
     }
 
     pub fn warn(&mut self, warnings: impl IntoIterator<Item = String>) {
@@ -243,7 +252,7 @@ impl Reader for Cluster<'_> {
     }
 
     fn revision(&self, gvr: &Gvr) -> u64 {
-        self.0.collection_of(gvr).map_or(0, |collection| collection.changed().0)
+        self.0.collection_of(gvr).map_or(0, |collection| collection.last().0)
     }
 
     async fn authorize(&self, user: &User, attributes: &wharf_auth::Attributes) -> Decision {

@@ -36,7 +36,7 @@ impl Components {
         self.0.rcu(|held| {
             let mut checks: Vec<Check> = held.iter().filter(|held| held.name() != check.name()).cloned().collect();
             checks.push(check.clone());
-            checks.sort_by_key(Check::name);
+            checks.sort_by(|a, b| a.name().cmp(b.name()));
             checks
         });
     }
@@ -85,8 +85,8 @@ fn list(components: &Components, query: &Query, row: &Row) -> Result<Reply, ApiE
     let index = index::index(row);
     let all = components.all().into_iter().map(|component| {
         let (name, bytes) = (component.metadata.name.clone().unwrap_or_default(), encode(&component));
-        Entry::new(name.as_str().into(), Revision(0), &bytes, &*index, EventType::Added)
-            .shown_as(&bytes, EventType::Added)
+        let entry = Entry::new(name.as_str().into(), Revision(0), &bytes, &*index, EventType::Added);
+        entry.shown_as(&bytes, entry.indexed.clone(), EventType::Added)
     });
     let chosen = all
         .filter(|entry| options.labels.matches(&entry.indexed.labels) && options.fields.matches(&entry.indexed.fields));

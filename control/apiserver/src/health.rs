@@ -3,7 +3,9 @@
 //! Source: `k8s.io/apiserver/pkg/server/healthz`. A check is a question that is answered at once, from what a component has noted
 //! of itself; it never does I/O of its own. Why a check fails goes to the log, not to the caller.
 
+use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -12,23 +14,33 @@ use crate::reply::{self, Body};
 
 type Probe = dyn Fn() -> Result<(), String> + Send + Sync;
 
+const ALL: &[Endpoint] = &[Endpoint::Healthz, Endpoint::Livez, Endpoint::Readyz];
+
 /// A named question: are you well?
 #[derive(Clone)]
 pub struct Check {
-    name: &'static str,
-    /// True for what restarts cannot help (`/readyz` only).
-    readiness_only: bool,
+    name: Cow<'static, str>,
+    asked_by: &'static [Endpoint],
     probe: Arc<Probe>,
 }
 
 impl Check {
     /// Asked by all three.
-    pub fn new(name: &'static str, probe: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
-        Self { name, readiness_only: false, probe: Arc::new(probe) }
+    pub fn new(
+        name: impl Into<Cow<'static, str>>,
+        probe: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+    ) -> Self {
+        Self { name: name.into(), asked_by: ALL, probe: Arc::new(probe) }
     }
 
-    pub fn name(&self) -> &'static str {
-        self.name
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Not asked by `/livez`: a restart would not help.
+    #[must_use]
+    pub fn without_livez(self) -> Self {
+        Self { asked_by: &[Endpoint::Healthz, Endpoint::Readyz], ..self }
     }
 
     pub fn ask(&self) -> Result<(), String> {
@@ -37,7 +49,54 @@ impl Check {
 
     /// Asked by `/readyz` only.
     pub fn readiness(name: &'static str, probe: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
-        Self { readiness_only: true, ..Self::new(name, probe) }
+        Self { asked_by: &[Endpoint::Readyz], ..Self::new(name, probe) }
+    }
+}
+
+/// What upstream calls the steps of its start, by what they come to here. Monitoring and conformance tests ask for them by name.
+pub const SERVES: &[&str] = &[
+    "poststarthook/start-apiserver-admission-initializer",
+    "poststarthook/generic-apiserver-start-informers",
+    "poststarthook/priority-and-fairness-config-consumer",
+    "poststarthook/priority-and-fairness-filter",
+    "poststarthook/storage-object-count-tracker-hook",
+    "poststarthook/start-kube-aggregator-informers",
+    "poststarthook/apiservice-openapi-controller",
+    "poststarthook/apiservice-openapiv3-controller",
+];
+/// The objects that every cluster has.
+pub const BOOTSTRAPPED: &[&str] = &[
+    "poststarthook/start-system-namespaces-controller",
+    "poststarthook/bootstrap-controller",
+    "poststarthook/scheduling/bootstrap-system-priority-classes",
+    "poststarthook/priority-and-fairness-config-producer",
+    "poststarthook/start-legacy-token-tracking-controller",
+    "poststarthook/start-kubernetes-service-cidr-controller",
+    "poststarthook/start-service-ip-repair-controllers",
+    "poststarthook/apiservice-registration-controller",
+    "poststarthook/kube-apiserver-autoregistration",
+    "autoregister-completion",
+];
+/// The roles that every cluster has.
+pub const ROLES: &[&str] = &["poststarthook/rbac/bootstrap-roles"];
+/// Custom resources and other servers' groups.
+pub const EXTENDED: &[&str] = &[
+    "poststarthook/start-apiextensions-informers",
+    "poststarthook/start-apiextensions-controllers",
+    "poststarthook/crd-informer-synced",
+    "poststarthook/start-cluster-authentication-info-controller",
+    "poststarthook/aggregator-reload-proxy-client-cert",
+    "poststarthook/apiservice-status-local-available-controller",
+    "poststarthook/apiservice-status-remote-available-controller",
+    "poststarthook/apiservice-discovery-controller",
+];
+
+/// A part of the start. Dropped without [`Step::done`], it stays undone.
+pub struct Step(Arc<AtomicBool>);
+
+impl Step {
+    pub fn done(self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -85,7 +144,7 @@ impl Endpoint {
     }
 
     fn asks(self, check: &Check) -> bool {
-        self == Endpoint::Readyz || !check.readiness_only
+        check.asked_by.contains(&self)
     }
 }
 
@@ -97,6 +156,17 @@ impl Health {
             checks.push(check.clone());
             checks
         });
+    }
+
+    /// Adds checks that fail until a step of the start is done.
+    pub fn step(&self, names: &[&'static str]) -> Step {
+        let done = Arc::new(AtomicBool::new(false));
+        for name in names {
+            let done = done.clone();
+            let probe = move || if done.load(Ordering::Relaxed) { Ok(()) } else { Err("not finished".to_owned()) };
+            self.add(Check::new(*name, probe));
+        }
+        Step(done)
     }
 
     /// The reply to an endpoint, or to one of its checks; none where there is no such check.
@@ -127,7 +197,7 @@ impl Health {
 fn report(checks: &[&Check], excluded: &[&str]) -> (bool, String) {
     let (mut well, mut lines) = (true, String::new());
     for check in checks {
-        let name = check.name;
+        let name = check.name();
         if excluded.contains(&name) {
             lines.push_str(&format!("[+]{name} excluded: ok\n"));
             continue;
@@ -204,5 +274,16 @@ mod tests {
         for path in ["/", "/health", "/healthzz", "healthz"] {
             assert!(Endpoint::parse(path).is_none(), "{path}");
         }
+    }
+
+    #[test]
+    fn a_step_is_unwell_until_it_is_done() {
+        let health = Health::default();
+        let step = health.step(ROLES);
+        let code =
+            |health: &Health| health.answer(Endpoint::Readyz, None, None).map(|response| response.status().as_u16());
+        assert_eq!(code(&health), Some(500));
+        step.done();
+        assert_eq!(code(&health), Some(200));
     }
 }

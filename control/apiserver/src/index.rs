@@ -5,12 +5,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use wharf_cache::{Index, Indexed};
+use wharf_cache::{Entry, Index, Indexed};
 use wharf_registry::{Kind, Row};
 
 /// The index of a row's collection.
 pub fn index(row: &Row) -> Arc<dyn Index> {
     if row.kind.field_names().is_empty() { Arc::new(MetadataOnly) } else { Arc::new(WithFields(row.kind.clone())) }
+}
+
+/// What selectors look at of an object that a row shows in its version. Only custom resources have fields in one version that
+/// another has not.
+pub fn shown(row: &Row, entry: &Entry, bytes: &[u8]) -> Indexed {
+    if row.kind.is_custom() && !row.kind.field_names().is_empty() {
+        WithFields(row.kind.clone()).index(bytes)
+    } else {
+        entry.indexed.clone()
+    }
 }
 
 /// For kinds without selectable fields of their own: the rest of the object is skipped over, not read.

@@ -10,6 +10,7 @@ pub mod audit;
 mod body;
 pub mod bootstrap;
 pub mod call;
+mod claims;
 mod components;
 mod connect;
 pub mod definitions;

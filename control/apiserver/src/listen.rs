@@ -1,12 +1,16 @@
 //! The TLS listener: connections in, requests with a verified identity out.
 //!
-//! One task for each connection, HTTP/1.1 (with upgrades) or HTTP/2 by ALPN. A client certificate is optional and, when there is
+//! One task for each connection, HTTP/1.1 (with upgrades) or HTTP/2 by ALPN; [`turns`] says how the latter's streams share it. A client certificate is optional and, when there is
 //! one, must chain to the cluster's authority or the handshake fails; its chain goes along with each request as
 //! [`PeerCertificates`]. Strong suites of TLS 1.2 and 1.3 only (rustls has no others).
 //! Invariants: every connection has an owner ([`Listener::run`]), every wait a deadline, every buffer a limit named below.
-//! Absent on purpose: plain HTTP (a client that speaks it is told so), rate limits by address, reloading certificates.
+//! Absent on purpose: plain HTTP (a client that speaks it is told so), rate limits by address.
+
+mod cork;
+mod turns;
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +18,7 @@ use std::time::Duration;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -28,9 +33,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use wharf_auth::{FrontProxyCertificates, Leaf, PeerCertificates, Pki, pki};
+use wharf_auth::{FrontProxyCertificates, Leaf, PeerCertificates, Pki, Shown, pki};
 
-use crate::reply::Body;
+use self::cork::Cork;
+use self::turns::{Streams, Turns, apart};
+use crate::reply::{Body, BoxError};
 use crate::server::ApiServer;
 
 /// Connections at a time. Those beyond wait in the kernel's backlog until one ends.
@@ -61,6 +68,7 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a failed accept, which is most often a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const TLS_HANDSHAKE_RECORD: u8 = 0x16;
+const ALPN_HTTP2: &[u8] = b"h2";
 const PLAIN_HTTP_REPLY: &[u8] =
     b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 
@@ -82,11 +90,11 @@ pub struct RemoteAddress(pub SocketAddr);
 
 /// TLS as the API server speaks it, with `leaf` as its certificate.
 pub fn tls(pki: &Pki, leaf: &Leaf) -> Result<Arc<ServerConfig>, Error> {
-    tls_trusting(&[pki], leaf)
+    tls_trusting(&[pki], Shown::new(leaf)?)
 }
 
-/// The same, for clients of several authorities.
-pub fn tls_trusting(authorities: &[&Pki], leaf: &Leaf) -> Result<Arc<ServerConfig>, Error> {
+/// The same, for clients of several authorities, with a certificate that may be exchanged.
+pub fn tls_trusting(authorities: &[&Pki], shown: Arc<Shown>) -> Result<Arc<ServerConfig>, Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
     for authority in authorities {
@@ -95,12 +103,11 @@ pub fn tls_trusting(authorities: &[&Pki], leaf: &Leaf) -> Result<Arc<ServerConfi
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .allow_unauthenticated()
         .build()?;
-    let (chain, key) = leaf.chain()?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        .with_cert_resolver(shown);
+    config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
@@ -138,15 +145,14 @@ impl Listener {
     /// Serves until `cancel`; then takes no new connections, lets requests under way end, and after [`DRAIN_TIMEOUT`] ends them.
     pub async fn run(self, server: Arc<ApiServer>, cancel: CancellationToken) {
         let graceful = GracefulShutdown::new();
-        let http = Arc::new(http_builder());
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 () = cancel.cancelled() => break,
                 Some(_) = connections.join_next() => {}
                 (stream, peer, permit) = self.accept() => {
-                    let (server, http, front_proxies) = (server.clone(), http.clone(), self.front_proxies.clone());
-                    let connection = Connection { server, http, peer, front_proxies, permit };
+                    let (server, front_proxies) = (server.clone(), self.front_proxies.clone());
+                    let connection = Connection { server, peer, front_proxies, permit };
                     connections.spawn(connection.serve(self.tls.clone(), stream, graceful.watcher()));
                 }
             }
@@ -176,9 +182,10 @@ impl Listener {
     }
 }
 
+type TlsStream = tokio_rustls::server::TlsStream<TcpStream>;
+
 struct Connection {
     server: Arc<ApiServer>,
-    http: Arc<auto::Builder<TokioExecutor>>,
     peer: SocketAddr,
     front_proxies: Option<Arc<dyn ClientCertVerifier>>,
     /// Held for as long as the connection lives.
@@ -187,31 +194,69 @@ struct Connection {
 
 impl Connection {
     async fn serve(self, tls: TlsAcceptor, stream: TcpStream, watcher: Watcher) {
-        let Self { server, http, peer, front_proxies, permit } = self;
+        let Self { server, peer, front_proxies, permit } = self;
         let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tls, stream)).await {
             Ok(Ok(Some(stream))) => stream,
             Ok(Ok(None)) => return,
             Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake"),
             Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
         };
-        let chain = stream.get_ref().1.peer_certificates().and_then(|chain| Shown::of(chain, front_proxies.as_deref()));
-        let service = service_fn(move |request: Request<Incoming>| {
+        let chain = stream.get_ref().1.peer_certificates().and_then(|chain| Peer::of(chain, front_proxies.as_deref()));
+        let handle = move |request: Request<Incoming>| {
             let (server, chain) = (server.clone(), chain.clone());
-            async move { Ok::<Response<Body>, Infallible>(server.handle(annotate(request, peer, chain)).await) }
-        });
-        let connection = http.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-        if let Err(error) = watcher.watch(connection).await {
-            tracing::debug!(%peer, %error, "connection ended");
+            async move { server.handle(annotate(request, peer, chain)).await }
+        };
+        let ended = match stream.get_ref().1.alpn_protocol() {
+            Some(ALPN_HTTP2) => serve_http2(stream, handle, watcher).await.map_err(Ended::Http2),
+            _ => serve_http1(stream, handle, watcher).await.map_err(Ended::Http1),
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%peer, error = &error as &dyn std::error::Error, "connection ended");
         }
         drop(permit);
     }
 }
 
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("speak HTTP/1.1")]
+    Http1(#[source] BoxError),
+    #[error(transparent)]
+    Http2(turns::Error),
+}
+
+async fn serve_http1<F>(
+    stream: TlsStream,
+    handle: impl Fn(Request<Incoming>) -> F,
+    watcher: Watcher,
+) -> Result<(), BoxError>
+where
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let service = service_fn(|request| {
+        let answer = handle(request);
+        async move { Ok::<Response<Body>, Infallible>(answer.await) }
+    });
+    let builder = http1_builder();
+    watcher.watch(builder.serve_connection_with_upgrades(TokioIo::new(stream), service)).await
+}
+
+async fn serve_http2<F>(
+    stream: TlsStream,
+    handle: impl Fn(Request<Incoming>) -> F,
+    watcher: Watcher,
+) -> Result<(), turns::Error>
+where
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let (cork, streams) = (Cork::new(stream), Streams::default());
+    let service = service_fn(|request| apart(handle(request)));
+    let connection = http2_builder(streams.clone()).serve_connection(TokioIo::new(cork.clone()), service);
+    Turns::new(watcher.watch(connection), cork, streams).await
+}
+
 /// None when the client does not speak TLS; it has been told so.
-async fn handshake(
-    tls: TlsAcceptor,
-    mut stream: TcpStream,
-) -> std::io::Result<Option<tokio_rustls::server::TlsStream<TcpStream>>> {
+async fn handshake(tls: TlsAcceptor, mut stream: TcpStream) -> std::io::Result<Option<TlsStream>> {
     stream.set_nodelay(true)?;
     let mut first = [0];
     if stream.peek(&mut first).await? == 0 {
@@ -227,37 +272,37 @@ async fn handshake(
 
 /// A verified chain, by who it makes the peer.
 #[derive(Clone)]
-enum Shown {
+enum Peer {
     Client(PeerCertificates),
     FrontProxy(FrontProxyCertificates),
 }
 
-impl Shown {
+impl Peer {
     /// None where the peer has shown none.
     fn of(chain: &[CertificateDer<'static>], front_proxies: Option<&dyn ClientCertVerifier>) -> Option<Self> {
         let (leaf, rest) = chain.split_first()?;
         let is_front_proxy =
             |verifier: &dyn ClientCertVerifier| verifier.verify_client_cert(leaf, rest, UnixTime::now()).is_ok();
         Some(match front_proxies.is_some_and(is_front_proxy) {
-            true => Shown::FrontProxy(FrontProxyCertificates(chain.to_vec().into())),
-            false => Shown::Client(PeerCertificates::new(leaf.clone())),
+            true => Peer::FrontProxy(FrontProxyCertificates(chain.to_vec().into())),
+            false => Peer::Client(PeerCertificates::new(leaf.clone())),
         })
     }
 }
 
-fn annotate(request: Request<Incoming>, peer: SocketAddr, chain: Option<Shown>) -> Request<Body> {
+fn annotate(request: Request<Incoming>, peer: SocketAddr, chain: Option<Peer>) -> Request<Body> {
     let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
     request.extensions_mut().insert(RemoteAddress(peer));
     match chain {
-        Some(Shown::Client(chain)) => drop(request.extensions_mut().insert(chain)),
-        Some(Shown::FrontProxy(chain)) => drop(request.extensions_mut().insert(chain)),
+        Some(Peer::Client(chain)) => drop(request.extensions_mut().insert(chain)),
+        Some(Peer::FrontProxy(chain)) => drop(request.extensions_mut().insert(chain)),
         None => {}
     }
     request
 }
 
-fn http_builder() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn http1_builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -265,7 +310,11 @@ fn http_builder() -> auto::Builder<TokioExecutor> {
         .max_buf_size(MAX_HEADER_BYTES)
         .max_headers(MAX_HEADERS);
     builder
-        .http2()
+}
+
+fn http2_builder(streams: Streams) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(streams);
+    builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADER_BYTES as u32)

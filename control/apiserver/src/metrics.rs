@@ -81,6 +81,9 @@ pub struct ObservedResource {
     pub watchers: usize,
 }
 
+/// Registers what somebody else counts.
+pub type Register = Box<dyn FnOnce(&mut Registry) + Send>;
+
 type Gauges<L> = Family<L, Gauge>;
 
 pub struct Metrics {

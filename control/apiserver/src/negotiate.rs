@@ -44,10 +44,37 @@ pub enum Form {
     PartialList,
 }
 
+/// The versions of `meta.k8s.io`, which differ in what they are called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Meta {
+    #[default]
+    V1,
+    V1beta1,
+}
+
+impl Meta {
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Meta::V1 => "meta.k8s.io/v1",
+            Meta::V1beta1 => "meta.k8s.io/v1beta1",
+        }
+    }
+
+    fn parse(group: &str, version: &str) -> Option<Self> {
+        match (group, version) {
+            ("meta.k8s.io", "v1") => Some(Meta::V1),
+            ("meta.k8s.io", "v1beta1") => Some(Meta::V1beta1),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Accepted {
     pub encoding: Encoding,
     pub form: Form,
+    /// In which version of `meta.k8s.io` the form is written.
+    pub meta: Meta,
     /// Indented, as a browser or `curl` with `?pretty=true` gets it.
     pub pretty: bool,
 }
@@ -104,15 +131,17 @@ impl Clause {
             protobuf::MEDIA_TYPE if self.parameter("as") != "Table" => Encoding::Protobuf,
             _ => return None,
         };
-        let form = match (self.parameter("as"), self.parameter("g"), self.parameter("v")) {
-            ("", ..) => Form::Object,
+        let pretty = self.parameter("pretty") == "1";
+        let form = match self.parameter("as") {
+            "" => return Some(Accepted { encoding, form: Form::Object, meta: Meta::V1, pretty }),
             _ if place == Place::Plain => return None,
-            ("Table", "meta.k8s.io", "v1") => Form::Table,
-            ("PartialObjectMetadata", "meta.k8s.io", "v1") => Form::Partial,
-            ("PartialObjectMetadataList", "meta.k8s.io", "v1") => Form::PartialList,
+            "Table" => Form::Table,
+            "PartialObjectMetadata" => Form::Partial,
+            "PartialObjectMetadataList" => Form::PartialList,
             _ => return None,
         };
-        Some(Accepted { encoding, form, pretty: self.parameter("pretty") == "1" })
+        let meta = Meta::parse(self.parameter("g"), self.parameter("v"))?;
+        Some(Accepted { encoding, form, meta, pretty })
     }
 }
 
@@ -120,7 +149,7 @@ impl Clause {
 pub fn negotiate(headers: &HeaderMap, place: Place) -> Result<Accepted, ApiError> {
     let values: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     if values.iter().all(|value| value.trim().is_empty()) {
-        return Ok(Accepted { encoding: Encoding::Json, form: Form::Object, pretty: false });
+        return Ok(Accepted { encoding: Encoding::Json, form: Form::Object, meta: Meta::V1, pretty: false });
     }
     let mut clauses: Vec<Clause> =
         values.iter().flat_map(|value| value.split(',')).take(CLAUSES_MAX).filter_map(Clause::parse).collect();
@@ -175,6 +204,21 @@ mod tests {
             Some((Json, Form::PartialList)),
         );
         check("application/json;stream=watch", Place::Stream, Some((Json, Form::Object)));
+    }
+
+    #[test]
+    fn both_versions_of_metadata_are_served() {
+        let meta = |accept: &str| {
+            let headers = HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]);
+            negotiate(&headers, Place::Whole).ok().map(|accepted| (accepted.form, accepted.meta.api_version()))
+        };
+        let table = |version: &str| format!("application/json;as=Table;v={version};g=meta.k8s.io");
+        assert_eq!(meta(&table("v1")), Some((Form::Table, "meta.k8s.io/v1")));
+        assert_eq!(meta(&table("v1beta1")), Some((Form::Table, "meta.k8s.io/v1beta1")));
+        assert_eq!(meta(&table("v2")), None);
+        assert_eq!(meta("application/json;as=Table;v=v1;g=example.com"), None);
+        let both = format!("{},{}", table("v1beta1"), table("v1"));
+        assert_eq!(meta(&both), Some((Form::Table, "meta.k8s.io/v1beta1")), "the first of equals");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use wharf_types::ApiError;
 
 use crate::aggregate::Documents;
 use crate::discovery::aggregated::{self, Api};
+use crate::discovery::order::Ordered;
 use crate::discovery::{self, Group, legacy, remote};
 use crate::health::Endpoint;
 use crate::metrics;
@@ -39,14 +40,15 @@ async fn get(server: &Arc<ApiServer>, request: &Parts) -> Result<Option<Response
     }
     let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
     Ok(match segments.as_slice() {
-        [""] => Some(reply::json(StatusCode::OK, &json!({"paths": paths(server)}))),
-        ["version"] => Some(reply::json(StatusCode::OK, &version::document())),
+        [""] => Some(reply::raw_json(StatusCode::OK, &json!({"paths": paths(server)}))),
+        ["version"] => Some(reply::raw_json(StatusCode::OK, &Ordered(&version::document()))),
         [".well-known", "openid-configuration"] => issuer(server, request),
         ["openid", "v1", "jwks"] => keys(server),
         ["metrics"] => Some(scrape(server, &request.headers).await?),
         ["openapi", rest @ ..] => {
             let aggregator = &server.aggregator;
-            let others = Others { indexed: aggregator.schemas(), swaggers: aggregator.swaggers() };
+            let (indexed, converted) = (aggregator.schemas(), aggregator.converted());
+            let others = Others { indexed, converted, swaggers: aggregator.swaggers() };
             server.openapi.answer(server.table.all(), others, rest, request).await?
         }
         ["api" | "apis", rest @ ..] => {
@@ -95,11 +97,11 @@ fn roots(groups: &[Group], remotes: &Documents, core: bool, request: &Parts) -> 
             }
             kept(&document, api.content_type(), &request.headers)
         }
-        None if core => reply::json(StatusCode::OK, &legacy::core(groups, address(request))),
+        None if core => reply::json(StatusCode::OK, &Ordered(&legacy::core(groups, address(request)))),
         None => {
             let mut document = legacy::list(groups);
             remote::add_groups(&mut document, remotes);
-            reply::json(StatusCode::OK, &document)
+            reply::json(StatusCode::OK, &Ordered(&document))
         }
     };
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
@@ -114,7 +116,7 @@ fn address(request: &Parts) -> &str {
 
 /// A document under its `ETag`. Discovery is small (tens of kilobytes), so it goes out as it is.
 fn kept(document: &Value, content_type: &'static str, headers: &HeaderMap) -> Response<Body> {
-    let bytes = document.to_string();
+    let bytes = reply::encode(&Ordered(document));
     let hash = hex::encode_upper(Sha256::digest(&bytes));
     unchanged(&hash, headers).unwrap_or_else(|| {
         let mut response = reply::bytes(StatusCode::OK, content_type, bytes);

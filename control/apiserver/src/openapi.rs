@@ -24,6 +24,7 @@ use wharf_types::{ApiError, GroupVersion};
 use crate::discovery;
 use crate::nonresource;
 use crate::reply::{self, Body};
+use crate::verbs::delete::returns_deleted;
 
 const JSON: &str = "application/json";
 /// For a document asked for by its hash, which never changes.
@@ -55,7 +56,27 @@ pub type Swagger = (String, Arc<Value>);
 pub struct Others {
     /// Of version 3: the path in the index, and the hash.
     pub indexed: Vec<(String, String)>,
+    /// Of version 3, by path: made here for servers that publish version 2 alone.
+    pub converted: BTreeMap<String, Converted>,
     pub swaggers: Vec<Swagger>,
+}
+
+/// Version 3 as it is published here for another server, made of its version 2.
+#[derive(Clone, Debug)]
+pub struct Converted(Document);
+
+impl Converted {
+    pub fn of(swagger: &Value) -> Self {
+        Self(Document::json(&openapi::convert::v2_to_v3(swagger)))
+    }
+
+    pub fn from_v3(document: &Value) -> Self {
+        Self(Document::json(document))
+    }
+
+    pub fn hash(&self) -> &str {
+        &self.0.hash
+    }
 }
 
 /// Version 2 in both of its forms.
@@ -64,7 +85,7 @@ struct Two {
     protobuf: Document,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Document {
     content_type: &'static str,
     packed: Bytes,
@@ -131,10 +152,11 @@ impl Documents {
                 return Ok(Some(index.reply(&request.headers)));
             }
             ["v3"] => &built.index,
-            [_, path @ ..] => match built.v3.get(&path.join("/")) {
-                Some(document) => return Ok(Some(by_hash(document, request))),
-                None => return Ok(None),
-            },
+            [_, path @ ..] => {
+                let path = path.join("/");
+                let made = || others.converted.get(&path).map(|Converted(document)| document);
+                return Ok(built.v3.get(&path).or_else(made).map(|document| by_hash(document, request)));
+            }
             [] => return Ok(None),
         };
         Ok(Some(document.reply(&request.headers)))
@@ -186,11 +208,13 @@ fn build(rows: Vec<Arc<Row>>) -> Built {
     let groups = discovery::groups(&rows);
     let versions: Vec<&GroupVersion> =
         groups.iter().flat_map(|group| &group.versions).map(|version| &version.group_version).collect();
-    let documents: Vec<Document> =
-        versions.iter().map(|version| Document::json(&openapi::v3(version, &resources, &definitions))).collect();
-    let index =
-        openapi::v3_index(versions.iter().zip(&documents).map(|(version, held)| (*version, held.hash.as_str())));
-    let v3 = versions.iter().map(|version| openapi::v3_path(version)).zip(documents).collect();
+    let of_versions = versions
+        .iter()
+        .map(|version| (openapi::v3_path(version), openapi::v3(version, &resources, &definitions)))
+        .chain(openapi::v3_others(&resources, &definitions));
+    let v3: BTreeMap<String, Document> =
+        of_versions.map(|(path, document)| (path, Document::json(&document))).collect();
+    let index = openapi::v3_index(v3.iter().map(|(path, held)| (path.as_str(), held.hash.as_str())));
     let paths = index;
     let index = Document::json(&paths);
     Built { rows, index, paths, v3, v2: Mutex::default() }
@@ -267,6 +291,7 @@ fn resource(row: &Row) -> openapi::Resource {
         namespaced: row.namespaced(),
         verbs: discovery::verbs(row, None),
         schema: row.kind.schema_name(),
+        returns_deleted: returns_deleted(&row.gvr),
         subresources: discovery::subresources(row).into_iter().map(|which| subresource(row, which)).collect(),
     }
 }

@@ -154,10 +154,13 @@ fn check_fields(selector: &FieldSelector, row: &Row) -> Result<(), ApiError> {
     let known = row.kind.field_names();
     for term in selector.terms() {
         let field = term.field.as_str();
-        if matches!(field, "metadata.name" | "metadata.namespace") || known.contains(&field) {
+        let is_custom = row.kind.is_custom();
+        let has_namespace = row.namespaced() || !is_custom;
+        if field == "metadata.name" || (field == "metadata.namespace" && has_namespace) || known.contains(&field) {
             continue;
         }
         let message = match (known.is_empty(), row.gvr.group.is_empty()) {
+            _ if is_custom => format!("field label not supported: {field}"),
             (true, _) => {
                 format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
             }

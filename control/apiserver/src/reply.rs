@@ -11,16 +11,15 @@ use flate2::write::GzEncoder;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use jiff::Timestamp;
-use serde_json::value::RawValue;
 use wharf_cache::Entry;
-use wharf_machinery::protobuf;
+use wharf_machinery::{cursor, protobuf};
 use wharf_registry::Row;
 use wharf_store::Revision;
 use wharf_types::ApiError;
 
 use crate::call::Call;
 use crate::listbody::{self, ListBody};
-use crate::negotiate::{self, Accepted, Encoding, Form, Place};
+use crate::negotiate::{self, Accepted, Encoding, Form, Meta, Place};
 use crate::query::Query;
 use crate::table;
 
@@ -61,13 +60,20 @@ pub struct List {
     pub remaining: Option<usize>,
 }
 
+impl List {
+    fn meta<'a>(&'a self, revision: &'a str) -> table::ListMeta<'a> {
+        table::ListMeta { revision, continue_token: self.continue_token.as_deref(), remaining: self.remaining }
+    }
+}
+
 impl Reply {
     pub fn plain(code: StatusCode, value: &impl serde::Serialize) -> Self {
         Reply::Plain { code, bytes: encode(value).into() }
     }
 }
 
-fn encode(value: &impl serde::Serialize) -> Vec<u8> {
+/// A value's JSON.
+pub fn encode(value: &impl serde::Serialize) -> Vec<u8> {
     // Replies are built from structs and maps with string keys only.
     serde_json::to_vec(value).expect("a reply serialises to JSON")
 }
@@ -107,14 +113,17 @@ pub fn render_for(asker: Asker<'_>, reply: Reply) -> Result<Response<Body>, ApiE
         Reply::Plain { code, bytes } => finish(code, bytes, negotiate::negotiate(headers, Place::Plain)?, headers)?,
         Reply::Object { code, bytes } => {
             let accepted = negotiate::negotiate(headers, Place::Whole)?;
-            finish(code, shape_object(asker, bytes, accepted.form)?, accepted, headers)?
+            finish(code, shape_object(asker, bytes, accepted)?, accepted, headers)?
         }
         Reply::List(list) => {
             let accepted = negotiate::negotiate(headers, Place::Whole)?;
-            if accepted.form == Form::Object && accepted.encoding == Encoding::Json && !accepted.pretty {
-                plain_list(asker, list)?
-            } else {
-                finish(StatusCode::OK, shape_list(asker, &list, accepted.form)?, accepted, headers)?
+            match (accepted.form, accepted.encoding) {
+                (Form::Object, Encoding::Json) if !accepted.pretty => plain_list(asker, list)?,
+                (Form::Object | Form::PartialList, Encoding::Protobuf) => match wire_list(asker, &list, accepted)? {
+                    Some(encoded) => send(StatusCode::OK, Encoding::Protobuf, encoded, headers)?,
+                    None => finish(StatusCode::OK, shape_list(asker, &list, accepted)?, accepted, headers)?,
+                },
+                _ => finish(StatusCode::OK, shape_list(asker, &list, accepted)?, accepted, headers)?,
             }
         }
     };
@@ -134,35 +143,44 @@ pub fn written(
     Ok(response)
 }
 
-fn shape_object(asker: Asker<'_>, bytes: Bytes, form: Form) -> Result<Bytes, ApiError> {
-    match form {
+fn shape_object(asker: Asker<'_>, bytes: Bytes, accepted: Accepted) -> Result<Bytes, ApiError> {
+    match accepted.form {
         Form::Object => Ok(bytes),
-        Form::Partial => partial(&bytes).map(Bytes::from),
+        Form::Partial => {
+            let mut out = Vec::new();
+            write_partial(&mut out, accepted.meta, &bytes)?;
+            Ok(out.into())
+        }
         Form::Table => {
             let include = table::Include::parse(asker.query)?;
             let object = asker.row.kind.decode_stored(&bytes).map_err(ApiError::internal)?;
             let mut out = Vec::new();
             let revision = object.meta().resource_version.clone().unwrap_or_default();
-            table::head(&mut out, &table::ListMeta { revision: &revision, ..Default::default() });
+            table::head(&mut out, accepted.meta, &table::ListMeta { revision: &revision, ..Default::default() });
             table::columns(&mut out, asker.row);
-            table::rows(&mut out, asker.row, include, asker.now, [&bytes[..]])?;
+            table::rows(&mut out, asker.row, include, accepted.meta, asker.now, [&bytes[..]])?;
             out.push(b'}');
             Ok(out.into())
         }
-        Form::PartialList => Err(ApiError::not_acceptable(negotiate::SERVED)),
+        Form::PartialList => Err(misfit("PartialObjectMetadataList", "not a list", asker.row, "")),
     }
 }
 
-fn shape_list(asker: Asker<'_>, list: &List, form: Form) -> Result<Bytes, ApiError> {
+/// 406 for a form that the result does not have. Upstream shows its own type.
+fn misfit(asked: &str, is: &str, row: &Row, suffix: &str) -> ApiError {
+    let why = format!(
+        "you requested {asked}, but the requested object is {is} (*{}.{}{suffix})",
+        row.gvr.version, row.gvk.kind
+    );
+    ApiError::new(406, "NotAcceptable", why)
+}
+
+fn shape_list(asker: Asker<'_>, list: &List, accepted: Accepted) -> Result<Bytes, ApiError> {
     let revision = list.revision.to_string();
-    let meta = table::ListMeta {
-        revision: &revision,
-        continue_token: list.continue_token.as_deref(),
-        remaining: list.remaining,
-    };
+    let meta = list.meta(&revision);
     let items: usize = list.entries.iter().map(|entry| entry.bytes.len() + 1).sum();
     let mut out = Vec::with_capacity(items + LIST_HEAD);
-    match form {
+    match accepted.form {
         Form::Object => {
             let api_version = asker.row.gvk.group_version().to_string();
             table::list_head(&mut out, &asker.row.list_kind, &api_version, &meta);
@@ -174,31 +192,45 @@ fn shape_list(asker: Asker<'_>, list: &List, form: Form) -> Result<Bytes, ApiErr
             out.extend_from_slice(b"]}");
         }
         Form::PartialList => {
-            table::list_head(&mut out, "PartialObjectMetadataList", "meta.k8s.io/v1", &meta);
-            join(&mut out, &list.entries, |out, entry| write_partial(out, &entry.bytes))?;
+            table::list_head(&mut out, "PartialObjectMetadataList", accepted.meta.api_version(), &meta);
+            join(&mut out, &list.entries, |out, entry| write_partial(out, accepted.meta, &entry.bytes))?;
             out.extend_from_slice(b"]}");
         }
         Form::Table => {
             let include = table::Include::parse(asker.query)?;
-            table::head(&mut out, &meta);
+            table::head(&mut out, accepted.meta, &meta);
             table::columns(&mut out, asker.row);
-            table::rows(&mut out, asker.row, include, asker.now, list.entries.iter().map(|entry| &entry.bytes[..]))?;
+            let objects = list.entries.iter().map(|entry| &entry.bytes[..]);
+            table::rows(&mut out, asker.row, include, accepted.meta, asker.now, objects)?;
             out.push(b'}');
         }
-        Form::Partial => return Err(ApiError::not_acceptable(negotiate::SERVED)),
+        Form::Partial => return Err(misfit("PartialObjectMetadata", "a list", asker.row, "List")),
     }
     Ok(out.into())
+}
+
+/// A list in protobuf, each item straight from what the cache holds; none where protobuf does not know its kind.
+fn wire_list(asker: Asker<'_>, list: &List, accepted: Accepted) -> Result<Option<Bytes>, ApiError> {
+    let revision = list.revision.to_string();
+    let meta = list.meta(&revision);
+    let mut metadata = b"{".to_vec();
+    table::list_meta(&mut metadata, &meta);
+    metadata.push(b'}');
+    let api_version = asker.row.gvk.group_version().to_string();
+    let kind = match accepted.form {
+        Form::PartialList => (accepted.meta.api_version(), "PartialObjectMetadataList"),
+        _ => (api_version.as_str(), &*asker.row.list_kind),
+    };
+    let items = list.entries.iter().map(|entry| &entry.bytes[..]);
+    let expected = items.clone().map(<[u8]>::len).sum::<usize>() + LIST_HEAD;
+    known(protobuf::encode_list(kind, &metadata, items, expected))
 }
 
 /// Objects as they are, in JSON: no reply is larger, and none needs less.
 fn plain_list(asker: Asker<'_>, list: List) -> Result<Response<Body>, ApiError> {
     let mut head = Vec::with_capacity(LIST_HEAD);
     let revision = list.revision.to_string();
-    let meta = table::ListMeta {
-        revision: &revision,
-        continue_token: list.continue_token.as_deref(),
-        remaining: list.remaining,
-    };
+    let meta = list.meta(&revision);
     table::list_head(&mut head, &asker.row.list_kind, &asker.row.gvk.group_version().to_string(), &meta);
     let body = ListBody::new(head, type_fields(asker.row), list.entries);
     let mut response = if body.length() >= GZIP_MIN as u64 && negotiate::accepts_gzip(asker.headers) {
@@ -245,29 +277,24 @@ fn join<T>(
     Ok(())
 }
 
-#[derive(serde::Deserialize)]
-struct OnlyMetadata<'a> {
-    #[serde(borrow)]
-    metadata: &'a RawValue,
-}
-
 /// The object's metadata as `PartialObjectMetadata`.
-pub fn partial(object: &[u8]) -> Result<Vec<u8>, ApiError> {
-    let mut out = Vec::new();
-    write_partial(&mut out, object)?;
-    Ok(out)
-}
-
-pub fn write_partial(out: &mut Vec<u8>, object: &[u8]) -> Result<(), ApiError> {
-    let OnlyMetadata { metadata } = serde_json::from_slice(object).map_err(ApiError::internal)?;
-    out.extend_from_slice(br#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":"#);
-    out.extend_from_slice(metadata.get().as_bytes());
+pub fn write_partial(out: &mut Vec<u8>, version: Meta, object: &[u8]) -> Result<(), ApiError> {
+    let metadata = cursor::field(object, "metadata").map_err(ApiError::internal)?.unwrap_or(b"{}");
+    out.extend_from_slice(br#"{"kind":"PartialObjectMetadata","apiVersion":""#);
+    out.extend_from_slice(version.api_version().as_bytes());
+    out.extend_from_slice(br#"","metadata":"#);
+    out.extend_from_slice(metadata);
     out.push(b'}');
     Ok(())
 }
 
 /// Encodes and, where it pays, compresses.
-fn finish(code: StatusCode, json: Bytes, accepted: Accepted, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
+pub(crate) fn finish(
+    code: StatusCode,
+    json: Bytes,
+    accepted: Accepted,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, ApiError> {
     let mut encoding = accepted.encoding;
     let body = match encoding {
         Encoding::Json if accepted.pretty => indented(&json)?,
@@ -281,6 +308,11 @@ fn finish(code: StatusCode, json: Bytes, accepted: Accepted, headers: &HeaderMap
             }
         },
     };
+    send(code, encoding, body, headers)
+}
+
+/// Compresses where it pays.
+fn send(code: StatusCode, encoding: Encoding, body: Bytes, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
     let zip = body.len() >= GZIP_MIN && negotiate::accepts_gzip(headers);
     let mut response = if zip { packed(code, encoding, &body)? } else { bytes(code, encoding.content_type(), body) };
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
@@ -301,8 +333,11 @@ fn yaml(json: &[u8]) -> Result<Bytes, ApiError> {
 
 /// An object or list in protobuf; none where protobuf does not know its kind, which then stays JSON.
 fn as_protobuf(json: &[u8]) -> Result<Option<Bytes>, ApiError> {
-    let value: serde_json::Value = serde_json::from_slice(json).map_err(ApiError::internal)?;
-    match protobuf::encode_object(&value) {
+    known(protobuf::encode_object(json))
+}
+
+fn known(encoded: Result<Vec<u8>, protobuf::Error>) -> Result<Option<Bytes>, ApiError> {
+    match encoded {
         Ok(encoded) => Ok(Some(encoded.into())),
         Err(protobuf::Error::Kind { .. }) => Ok(None),
         Err(error) => Err(ApiError::internal(error)),
@@ -324,9 +359,9 @@ pub fn refuse(call: &Call, why: &ApiError) -> Response<Body> {
 }
 
 /// `Warning: 299 - "…"`, once each.
-fn add_warnings(response: &mut Response<Body>, warnings: &[String]) {
+pub fn add_warnings(response: &mut Response<Body>, warnings: &[impl AsRef<str>]) {
     let (mut seen, mut room) = (std::collections::BTreeSet::new(), WARNINGS_MAX);
-    for warning in warnings {
+    for warning in warnings.iter().map(AsRef::as_ref) {
         if warning.len() > room || !seen.insert(warning) {
             continue;
         }
@@ -355,6 +390,11 @@ pub fn bytes(code: StatusCode, content_type: &'static str, bytes: impl Into<Byte
 /// A value as JSON.
 pub fn json(code: StatusCode, value: &impl serde::Serialize) -> Response<Body> {
     bytes(code, "application/json", encode(value))
+}
+
+/// What is no API object, as JSON that people read. Source: `handlers/responsewriters.WriteRawJSON`.
+pub fn raw_json(code: StatusCode, value: &impl serde::Serialize) -> Response<Body> {
+    bytes(code, "application/json", serde_json::to_vec_pretty(value).unwrap_or_default())
 }
 
 /// A refusal as a `Status`.

@@ -3,13 +3,14 @@
 //! Source of the order: `DefaultBuildHandlerChain` upstream. Invariants: a write that has begun is finished even if its client
 //! goes away, so what it allocated is never given back under a committed object; a panic ends one request, not the server.
 
-use std::collections::{BTreeSet, HashMap};
-use std::convert::Infallible;
+mod in_process;
+mod load;
+mod rows;
+
+use std::collections::HashMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -17,28 +18,31 @@ use bytes::Bytes;
 use futures::FutureExt;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::BodyExt;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use wharf_admission::{Chain, Notes};
 use wharf_auth::token::Key;
-use wharf_auth::{Attributes, Authenticator, Authorizer, Decision, Rbac, Tokens, User, View, bearer, duration};
+use wharf_auth::{
+    Attributes, Authenticator, Authorizer, Decision, Rbac, Remarks, Tokens, User, View, bearer, duration,
+};
 use wharf_cache::{Cache, Collection};
-use wharf_registry::{Row, Table};
+use wharf_registry::Table;
 use wharf_types::{ApiError, Gvr};
 
-use crate::aggregate::{Aggregator, FrontProxy};
+pub use self::in_process::InProcessService;
+use self::load::InFlight;
+use crate::aggregate::{self, Aggregator, FrontProxy};
 use crate::allocate::Allocators;
-use crate::audit::{Annotations, Auditor, Trail};
-use crate::call::{Call, decode_stored};
+use crate::audit::{Auditor, Trail};
+use crate::call::Call;
 use crate::components::{self, Components};
 use crate::connect;
 use crate::definitions::{self, Definitions};
-use crate::fairness::{self, Fairness, Sorted, Ticket, Width};
+use crate::fairness::{self, Fairness, Sorted};
 use crate::health::{Check, Health};
 use crate::impersonate::{Impersonated, Impersonation};
-use crate::index;
 use crate::measure;
-use crate::metrics::{Metrics, Observed, ObservedResource, Under};
+use crate::metrics::{Metrics, Observed, ObservedResource, Register};
 use crate::node::NodeClient;
 use crate::nonresource;
 use crate::openapi;
@@ -49,12 +53,9 @@ use crate::request::{Info, Resource, Target, URI_MAX, Verb};
 use crate::review;
 use crate::route;
 use crate::subresource::binding;
-use crate::views;
 
 /// How long a request may take that is no stream: upstream's `--request-timeout`.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-/// What a client is told to wait where that is not enough.
-const RETRY_AFTER_S: i32 = 1;
 
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -80,6 +81,8 @@ pub struct Options {
     /// How this server shows itself to those that serve other groups; none where it shows nothing.
     pub front_proxy: Option<FrontProxy>,
     pub clock: Clock,
+    /// What others count, for `/metrics`.
+    pub metrics: Vec<Register>,
 }
 
 pub struct ApiServer {
@@ -104,6 +107,8 @@ pub struct ApiServer {
     pub openapi: openapi::Documents,
     pub definitions: Definitions,
     collections: ArcSwap<HashMap<Gvr, Arc<Collection>>>,
+    /// What is served but for a value that nobody can open now: the key of one, and why.
+    unopened: Mutex<HashMap<Gvr, (String, String)>>,
     fairness: Fairness,
     impersonation: Impersonation,
     /// Where flow schemas and priority levels are, once they are served.
@@ -115,6 +120,7 @@ pub struct ApiServer {
 #[derive(Default)]
 struct Known {
     trail: Option<Trail>,
+    remarks: Remarks,
     sorted: Option<Arc<Sorted>>,
 }
 
@@ -125,16 +131,6 @@ struct Incoming {
     query: Query,
     id: HeaderValue,
 }
-
-/// A request under way, until it is dropped.
-struct InFlight {
-    _seats: Ticket,
-    _counted: Option<Under>,
-}
-
-/// The identity of an in-process client. The type is private to this file, so no listener can set it.
-#[derive(Clone)]
-struct InProcess(User);
 
 impl ApiServer {
     /// Loads every row's collection from the store. The cache must be running.
@@ -153,6 +149,7 @@ impl ApiServer {
             nodes,
             front_proxy,
             clock,
+            metrics: counted,
         } = options;
         let health = Health::default();
         // Named as upstream's, which monitoring asks for by name.
@@ -161,10 +158,13 @@ impl ApiServer {
             move || if cache.is_feeding() { Ok(()) } else { Err("the watch cache has lost the store".to_owned()) }
         };
         health.add(Check::new("etcd", store.clone()));
+        health.add(Check::readiness("etcd-readiness", store.clone()));
+        health.add(Check::readiness("informer-sync", store.clone()));
         let components = Components::default();
         components.add(Check::new("etcd-0", store));
         let mut metrics = Metrics::default();
         admission.host().metrics.register(metrics.registry());
+        counted.into_iter().for_each(|register| register(metrics.registry()));
         let fairness = Fairness::new(fairness::SEATS, metrics.flow.clone());
         let server = Arc::new(Self {
             table,
@@ -187,6 +187,7 @@ impl ApiServer {
             openapi: openapi::Documents::default(),
             definitions: Definitions::default(),
             collections: ArcSwap::default(),
+            unopened: Mutex::default(),
             fairness,
             impersonation: Impersonation::default(),
             flow_control: ArcSwapOption::empty(),
@@ -202,73 +203,6 @@ impl ApiServer {
         definitions::restore(&server).await?;
         plugins::restore(&server).await;
         Ok(server)
-    }
-
-    /// Loads a row's collection, and tells its allocator what is held already. A row is served from then on.
-    pub async fn serve(&self, row: &Row) -> Result<(), wharf_cache::Error> {
-        let collection = self.cache.collection(&row.prefix(), index::index(row)).await?;
-        if let Some(allocator) = self.allocators.get(&row.gvr) {
-            let snapshot = collection.snapshot();
-            let objects = snapshot.range("", None).filter_map(|entry| decode_stored(row, entry).ok());
-            allocator.seed(&objects.collect::<Vec<_>>());
-        }
-        views::attach(&self.views, row, &collection);
-        self.collections.rcu(|held| {
-            let mut collections = HashMap::clone(held);
-            collections.insert(row.gvr.clone(), collection.clone());
-            collections
-        });
-        if row.gvr.group == fairness::GROUP {
-            let found = |resource: &'static str| {
-                let held = self.collections.load();
-                held.iter()
-                    .find(|(gvr, _)| gvr.group == fairness::GROUP && gvr.resource == resource)
-                    .map(|(_, it)| it.clone())
-            };
-            let both = found("flowschemas").zip(found("prioritylevelconfigurations"));
-            self.flow_control.store(both.map(Arc::new));
-        }
-        Ok(())
-    }
-
-    /// Serves rows, in place of what was served under their names, or of the same storage. Watches of what is replaced end,
-    /// as they do upstream: the clients list again and see the new shape.
-    pub async fn put_rows(&self, rows: Vec<Row>) -> Result<(), wharf_cache::Error> {
-        let prefixes: BTreeSet<String> = rows.iter().map(Row::prefix).collect();
-        let names: Vec<Gvr> = rows.iter().map(|row| row.gvr.clone()).collect();
-        prefixes.iter().for_each(|prefix| self.cache.remove_collection(prefix));
-        self.table.put(rows);
-        let mut served: Vec<_> =
-            names.iter().filter_map(|gvr| self.table.find(&gvr.group, &gvr.version, &gvr.resource)).collect();
-        // What is stored brings the index.
-        served.sort_by_key(|row| row.convert.as_ref().is_some_and(|convert| convert.concerns(u64::MAX)));
-        for row in served {
-            self.serve(&row).await?;
-        }
-        Ok(())
-    }
-
-    /// Stops serving rows: they are not found any more, and their watches end. What is stored stays stored.
-    pub fn remove_rows(&self, rows: &[Arc<Row>]) {
-        self.table.remove(rows.iter().map(|row| &row.gvr));
-        self.collections.rcu(|held| {
-            let mut collections = HashMap::clone(held);
-            collections.retain(|gvr, _| rows.iter().all(|row| row.gvr != *gvr));
-            collections
-        });
-        let kept: BTreeSet<String> = self.table.all().iter().map(|row| row.prefix()).collect();
-        for prefix in rows.iter().map(|row| row.prefix()).filter(|prefix| !kept.contains(prefix)) {
-            self.cache.remove_collection(&prefix);
-        }
-    }
-
-    /// Where a row's objects are; none if it is not served yet.
-    pub fn collection(&self, row: &Row) -> Option<Arc<Collection>> {
-        self.collection_of(&row.gvr)
-    }
-
-    pub fn collection_of(&self, gvr: &Gvr) -> Option<Arc<Collection>> {
-        self.collections.load().get(gvr).cloned()
     }
 
     /// Has requests recorded from now on; the first call counts.
@@ -303,6 +237,7 @@ impl ApiServer {
         if let Some(trail) = known.trail {
             response = trail.answered(response, info.long_running(), &self.clock).await;
         }
+        reply::add_warnings(&mut response, &known.remarks.warnings);
         let headers = response.headers_mut();
         headers.insert("audit-id", id);
         if let Some(sorted) = &known.sorted {
@@ -335,10 +270,13 @@ impl ApiServer {
         }
         let limit = time_limit(info, &incoming.query)?;
         let attributes = info.attributes();
-        let identified = self.identify(parts).await;
+        let identified = self.identify(parts, &mut known.remarks).await;
         if let Some(auditor) = self.audit.get() {
             let id = incoming.id.to_str().unwrap_or_default();
             known.trail = auditor.begin(id, parts, info, identified.as_ref().ok(), (self.clock)());
+        }
+        if let Some(trail) = &mut known.trail {
+            known.remarks.annotations.iter().for_each(|(key, value)| trail.annotate(key, value));
         }
         let identified = identified?;
         bearer::strip(&mut incoming.parts.headers);
@@ -382,6 +320,9 @@ impl ApiServer {
     ) -> Result<Response<Body>, ApiError> {
         let Incoming { mut parts, body, query, .. } = incoming;
         if let Some(remote) = self.aggregator.find(self, info) {
+            if remote.is_built_in() {
+                return aggregate::metrics::answer(self, &parts, &query, info).await;
+            }
             return self.aggregator.pass(self, remote, parts, body, &user).await;
         }
         let Target::Resource(resource) = &info.target else {
@@ -434,7 +375,7 @@ impl ApiServer {
                 true => self.collection_of(&binding::pods()),
                 false => self.collection(&route.row),
             }
-            .ok_or_else(ApiError::no_such_path)?,
+            .ok_or_else(|| self.unopened(&route.row.gvr, info.verb).unwrap_or_else(ApiError::no_such_path))?,
             row: route.row,
             subresource: route.subresource,
             namespace: route.namespace,
@@ -447,11 +388,11 @@ impl ApiServer {
         })
     }
 
-    async fn identify(&self, parts: &Parts) -> Result<User, ApiError> {
-        if let Some(InProcess(user)) = parts.extensions.get() {
+    async fn identify(&self, parts: &Parts, remarks: &mut Remarks) -> Result<User, ApiError> {
+        if let Some(user) = in_process::user(parts) {
             return Ok(user.clone());
         }
-        match self.authenticator.authenticate(parts).await {
+        match self.authenticator.authenticate(parts, remarks).await {
             Ok(Some(user)) => Ok(user),
             Ok(None) => Err(ApiError::unauthorized()),
             Err(error) => {
@@ -459,61 +400,6 @@ impl ApiServer {
                 Err(ApiError::unauthorized())
             }
         }
-    }
-
-    /// Seats for the request, when it is its turn. Streams need none but for their beginning, which a watch has.
-    async fn admit_load(
-        &self,
-        info: &Info,
-        query: &Query,
-        user: &User,
-        known: &mut Known,
-    ) -> Result<Option<InFlight>, ApiError> {
-        if info.long_running() && info.verb != Verb::Watch {
-            return Ok(None);
-        }
-        self.follow_flow_control();
-        let sorted = known.sorted.insert(self.fairness.sort(user, info)).clone();
-        let mutating = info.verb.mutates();
-        let width = Width::of(info, query, || self.held(info));
-        let seats = self.fairness.admit(&sorted, user, info, width).await.map_err(|refusal| {
-            tracing::debug!(user = user.name, path = info.path, reason = refusal.reason(), "refused for want of seats");
-            self.metrics.rejected(mutating);
-            ApiError::too_many_requests("Too many requests, please try again later.", RETRY_AFTER_S)
-        })?;
-        let counted = (!info.long_running()).then(|| self.metrics.in_flight(mutating));
-        Ok(Some(InFlight { _seats: seats, _counted: counted }))
-    }
-
-    /// How many objects and watchers the request's collection has.
-    fn held(&self, info: &Info) -> (usize, usize) {
-        let Target::Resource(resource) = &info.target else { return (0, 0) };
-        let row = self.table.find(&resource.group, &resource.version, &resource.resource);
-        let collection = row.and_then(|row| self.collection(&row));
-        collection.map_or((0, 0), |collection| (collection.len(), collection.watchers()))
-    }
-
-    /// Takes up flow schemas and priority levels that have changed.
-    fn follow_flow_control(&self) {
-        let held = self.flow_control.load();
-        let Some((schemas, levels)) = held.as_deref() else { return };
-        let version = schemas.last().max(levels.last()).0;
-        if !self.fairness.is_stale(version) {
-            return;
-        }
-        self.fairness.refresh(
-            version,
-            &self.stored(schemas, "flowschemas"),
-            &self.stored(levels, "prioritylevelconfigurations"),
-        );
-    }
-
-    /// The objects of a collection of flow control.
-    fn stored<K: Clone + 'static>(&self, collection: &Collection, resource: &str) -> Vec<K> {
-        let Some(row) = self.table.find(fairness::GROUP, "v1", resource) else { return Vec::new() };
-        let snapshot = collection.snapshot();
-        let objects = snapshot.range("", None).filter_map(|entry| decode_stored(&row, entry).ok());
-        objects.filter_map(|object| object.downcast_ref::<K>().cloned()).collect()
     }
 
     /// What the metrics tell of stored objects and watchers.
@@ -531,11 +417,6 @@ impl ApiServer {
             cache_revision: self.cache.revision().0,
             store_bytes: self.cache.store().size_bytes().await.unwrap_or_default(),
         }
-    }
-
-    /// A transport for `kube::Client` in this process: the whole stack but TLS, as `user`.
-    pub fn service_for(self: &Arc<Self>, user: User) -> InProcessService {
-        InProcessService { server: self.clone(), user }
     }
 }
 
@@ -592,9 +473,7 @@ async fn run(mut call: Call, verb: Verb, body: Bytes, _place: Option<InFlight>) 
         Ok(reply) => reply::render(&call, reply)?,
         Err(error) => reply::refuse(&call, &error),
     };
-    if !call.notes.audit_annotations.is_empty() {
-        response.extensions_mut().insert(Annotations(std::mem::take(&mut call.notes.audit_annotations)));
-    }
+    call.annotate(&mut response);
     Ok(response)
 }
 
@@ -614,34 +493,4 @@ async fn finish_regardless(
 
 fn panicked() -> ApiError {
     ApiError::internal("this request caused the API server to panic; look in its log for details")
-}
-
-/// See [`ApiServer::service_for`].
-#[derive(Clone)]
-pub struct InProcessService {
-    server: Arc<ApiServer>,
-    user: User,
-}
-
-impl<B> tower::Service<Request<B>> for InProcessService
-where
-    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
-    B::Error: Into<reply::BoxError>,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let Self { server, user } = self.clone();
-        Box::pin(async move {
-            let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
-            request.extensions_mut().insert(InProcess(user));
-            Ok(server.handle(request).await)
-        })
-    }
 }

@@ -1,4 +1,4 @@
-//! `meta.k8s.io/v1 Table`: what `kubectl get` prints, made from a strategy's columns.
+//! `Table` of `meta.k8s.io`: what `kubectl get` prints, made from a strategy's columns.
 //!
 //! Source: `k8s.io/apiserver/pkg/endpoints/handlers/response.go`. Written straight into the reply's buffer.
 
@@ -7,6 +7,7 @@ use serde_json::json;
 use wharf_registry::{Column, Row};
 use wharf_types::ApiError;
 
+use crate::negotiate::Meta;
 use crate::query::Query;
 use crate::reply;
 
@@ -46,12 +47,13 @@ pub fn list_head(out: &mut Vec<u8>, kind: &str, api_version: &str, meta: &ListMe
 }
 
 /// Everything of a Table up to its columns.
-pub fn head(out: &mut Vec<u8>, meta: &ListMeta<'_>) {
-    out.extend_from_slice(br#"{"kind":"Table","apiVersion":"meta.k8s.io/v1","#);
+pub fn head(out: &mut Vec<u8>, version: Meta, meta: &ListMeta<'_>) {
+    out.extend_from_slice(format!(r#"{{"kind":"Table","apiVersion":"{}","#, version.api_version()).as_bytes());
     list_meta(out, meta);
 }
 
-fn list_meta(out: &mut Vec<u8>, meta: &ListMeta<'_>) {
+/// `"metadata":{…}`
+pub fn list_meta(out: &mut Vec<u8>, meta: &ListMeta<'_>) {
     // Revisions are digits, and tokens are base64: nothing here needs escapes. What is not stored has no revision.
     let mut text = match meta.revision {
         "" | "0" => r#""metadata":{"#.to_owned(),
@@ -88,6 +90,7 @@ pub fn rows<'a>(
     out: &mut Vec<u8>,
     row: &Row,
     include: Include,
+    version: Meta,
     now: Timestamp,
     objects: impl IntoIterator<Item = &'a [u8]>,
 ) -> Result<(), ApiError> {
@@ -96,15 +99,14 @@ pub fn rows<'a>(
         if index > 0 {
             out.push(b',');
         }
-        let object = row.kind.decode_stored(bytes).map_err(ApiError::internal)?;
-        let cells = serde_json::Value::from(row.kind.cells(&*object, now));
+        let cells = row.kind.cells(bytes, now).map_err(ApiError::internal)?;
         out.extend_from_slice(br#"{"cells":"#);
-        out.extend_from_slice(cells.to_string().as_bytes());
+        serde_json::to_writer(&mut *out, &cells).map_err(ApiError::internal)?;
         match include {
             Include::None => out.extend_from_slice(br#","object":null"#),
             Include::Metadata => {
                 out.extend_from_slice(br#","object":"#);
-                reply::write_partial(out, bytes)?;
+                reply::write_partial(out, version, bytes)?;
             }
             Include::Object => {
                 out.extend_from_slice(br#","object":"#);

@@ -17,7 +17,7 @@ pub fn document() -> Value {
         "emulationMajor": major,
         "emulationMinor": minor,
         "minCompatibilityMajor": major,
-        "minCompatibilityMinor": minor,
+        "minCompatibilityMinor": minor.parse::<u32>().unwrap_or_default().saturating_sub(1).to_string(),
         "gitVersion": format!("{KUBERNETES_VERSION}+{BUILD}"),
         "gitCommit": option_env!("WHARF_GIT_COMMIT").unwrap_or("unknown"),
         "gitTreeState": option_env!("WHARF_GIT_TREE_STATE").unwrap_or("unknown"),

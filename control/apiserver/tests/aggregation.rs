@@ -20,7 +20,7 @@ use wharf_apiserver::aggregate::FrontProxy;
 use wharf_apiserver::aggregate::availability::{self, Authorities};
 use wharf_apiserver::bootstrap::{self, Location};
 use wharf_apiserver::listen;
-use wharf_auth::{Identity, Pki, ServerNames};
+use wharf_auth::{Identity, Pki, ServerNames, Shown};
 
 struct Cluster {
     api: Api,
@@ -39,6 +39,17 @@ impl Drop for Cluster {
 
 /// A server with an extension server beside it, which asks for the front proxy's certificate.
 async fn cluster() -> Cluster {
+    cluster_with(Schemas::Both).await
+}
+
+/// Which versions of OpenAPI an extension server publishes.
+#[derive(Clone, Copy, PartialEq)]
+enum Schemas {
+    Both,
+    Version2,
+}
+
+async fn cluster_with(schemas: Schemas) -> Cluster {
     let directory = tempfile::tempdir().expect("temporary directory");
     let now = Timestamp::now();
     let own = Pki::open(&directory.path().join("own"), now).expect("PKI");
@@ -53,15 +64,15 @@ async fn cluster() -> Cluster {
         while let Ok((stream, _)) = socket.accept().await {
             let Ok(stream) = acceptor.accept(stream).await else { continue };
             let shown = stream.get_ref().1.peer_certificates().is_some();
-            let service = hyper::service::service_fn(move |request| answer(request, shown));
+            let service = hyper::service::service_fn(move |request| answer(request, shown, schemas));
             let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
             tokio::spawn(ended.clone().run_until_cancelled_owned(served));
         }
     };
     tokio::spawn(down.clone().run_until_cancelled_owned(serve));
-    let (chain, key) =
-        front.client(&Identity::new("front-proxy-client", &[]), now).expect("a client").chain().expect("a chain");
-    let api = Api::with(|options| options.front_proxy = Some(FrontProxy { chain, key })).await;
+    let shown = front.client(&Identity::new("front-proxy-client", &[]), now).expect("a client");
+    let shown = Shown::new(&shown).expect("a certificate and its key");
+    let api = Api::with(|options| options.front_proxy = Some(FrontProxy(shown))).await;
     for name in ["default", "kube-system"] {
         api.post("/api/v1/namespaces", &json!({"metadata": {"name": name}})).await.expect(201);
     }
@@ -71,8 +82,15 @@ async fn cluster() -> Cluster {
     Cluster { api, address, ca: own.ca_pem().to_owned(), down, cancel }
 }
 
-async fn answer(request: Request<Incoming>, shown: bool) -> Result<Response<Full<Bytes>>, hyper::Error> {
+async fn answer(
+    request: Request<Incoming>,
+    shown: bool,
+    schemas: Schemas,
+) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let path = request.uri().to_string();
+    if path.starts_with("/openapi/v3") && schemas == Schemas::Version2 {
+        return Ok(Response::builder().status(404).body(Full::default()).expect("a response"));
+    }
     let all = |name: &str| {
         let values = request.headers().get_all(name).iter();
         values.map(|value| value.to_str().expect("text").to_owned()).collect::<Vec<_>>()
@@ -104,7 +122,7 @@ const SWAGGER_TAG: &str = "\"1\"";
 
 /// What the extension server says of its schemas: also of what is not its own to say.
 fn swagger() -> Value {
-    let reply = |name: &str| json!({"responses": {"200": {"description": "OK", "schema": {"$ref": format!("#/definitions/{name}")}}}});
+    let reply = |name: &str| json!({"responses": {"200": {"description": "OK", "schema": {"$ref": format!("#/definitions/{name}")}}}, "produces": ["application/json"]});
     json!({
         "swagger": "2.0", "info": {"title": "wardle", "version": "v1"},
         "paths": {
@@ -208,6 +226,30 @@ async fn another_servers_group_is_reached_as_the_user_and_shown_in_discovery() {
 }
 
 #[tokio::test]
+async fn version_3_is_made_for_a_server_that_publishes_version_2_alone() {
+    let cluster = cluster_with(Schemas::Version2).await;
+    cluster.add_service().await;
+    cluster.add().await;
+    cluster.becomes("Passed").await;
+    let index = cluster.api.get("/openapi/v3").await.expect(200);
+    let url = index["paths"]["apis/wardle.example.com/v1"]["serverRelativeURL"].as_str().expect("a place").to_owned();
+    assert!(url.starts_with("/openapi/v3/apis/wardle.example.com/v1?hash="), "{url}");
+    let document = cluster.api.get(&url).await.expect(200);
+    assert_eq!(document["openapi"], "3.0.0");
+    let flunder = &document["components"]["schemas"]["example.Flunder"];
+    assert_eq!(flunder["x-kubernetes-group-version-kind"][0]["kind"], "Flunder");
+    let reply = &document["paths"][format!("{GROUP}/flunders")]["get"]["responses"]["200"];
+    assert_eq!(reply["content"]["application/json"]["schema"]["$ref"], "#/components/schemas/example.Flunder");
+    cluster.api.delete(&format!("{APISERVICES}/v1.wardle.example.com")).await.expect(200);
+    let gone = async {
+        while cluster.api.get("/openapi/v3/apis/wardle.example.com/v1").await.code != 404 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, gone).await.expect("the document goes with its APIService");
+}
+
+#[tokio::test]
 async fn a_server_that_has_died_is_told_of_as_stale() {
     let cluster = cluster().await;
     cluster.add_service().await;
@@ -249,7 +291,9 @@ async fn a_server_that_has_died_is_told_of_as_stale() {
 #[tokio::test]
 async fn kubectl_sees_who_serves_what() {
     let cluster = cluster().await;
-    let at = Location { service_ip: [127, 96, 0, 1].into(), listener: SocketAddr::from(([127, 0, 0, 1], 6443)) };
+    let listener = SocketAddr::from(([127, 0, 0, 1], 6443));
+    let services = "127.96.0.0/16".parse().expect("a range");
+    let at = Location { service_ip: [127, 96, 0, 1].into(), services, listener };
     bootstrap::ensure(&cluster.api.server, at).await.expect("bootstrap");
     cluster.add_service().await;
     cluster.add().await;
@@ -275,8 +319,8 @@ async fn kubectl_sees_who_serves_what() {
     ] {
         assert!(rows.iter().any(|held| held == row), "{row} is not among {rows:?}");
     }
-    // Every version that is served but the one that tells of the others.
-    assert_eq!(rows.iter().filter(|row| row.contains(" Local True")).count(), 22);
+    // Every version that is served but the one that tells of the others, and metrics.
+    assert_eq!(rows.iter().filter(|row| row.contains(" Local True")).count(), 23);
 }
 
 #[tokio::test]

@@ -17,7 +17,10 @@ struct Recorded {
 
 impl Recorded {
     async fn under(policy: &str) -> Self {
-        let api = Api::with_namespace().await;
+        Self::of(Api::with_namespace().await, policy)
+    }
+
+    fn of(api: Api, policy: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let log = Log::open(&folder.path().join("audit.log"), Limits::default()).expect("a log");
         let text = format!("{{apiVersion: audit.k8s.io/v1, kind: Policy, {policy}}}");
@@ -116,4 +119,65 @@ async fn who_acts_as_another_is_recorded_as_both() {
     assert_eq!(event["user"]["username"], "root");
     assert_eq!(event["impersonatedUser"], json!({"username": "bob", "groups": ["system:authenticated"]}));
     assert_eq!(event["authenticationMetadata"], json!({"impersonationConstraint": "impersonate:user-info"}));
+}
+
+#[tokio::test]
+async fn what_admission_says_of_a_connection_reaches_the_client_and_the_log() {
+    let policies = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
+    let api = Api::with(|options| options.admission = wharf_admission::Chain::built_in()).await;
+    api.post("/api/v1/namespaces", &json!({"metadata": {"name": "default"}})).await.expect(201);
+    let recorded = Recorded::of(api, "omitStages: [RequestReceived], rules: [{level: Metadata}]");
+    let api = &recorded.api;
+    let rules = json!([{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CONNECT"], "resources": ["*/*"]}]);
+    let spec = json!({
+        "matchConstraints": {"resourceRules": rules},
+        "validations": [{"expression": "false", "message": "mind the gap"}],
+        "auditAnnotations": [{"key": "asked", "valueExpression": "'for ' + request.name"}],
+    });
+    api.post(policies, &json!({"metadata": {"name": "p"}, "spec": spec})).await.expect(201);
+    let binding =
+        json!({"metadata": {"name": "b"}, "spec": {"policyName": "p", "validationActions": ["Warn", "Audit"]}});
+    api.post(&policies.replace("policies", "policybindings"), &binding).await.expect(201);
+    for path in ["pods/none/exec?command=sh", "pods/none/attach", "pods/none/portforward", "services/none/proxy/a"] {
+        let answer = api.post(&format!("{IN_DEFAULT}/{path}"), &json!({})).await;
+        assert_eq!(
+            answer.warnings(),
+            ["299 - \"Validation failed for ValidatingAdmissionPolicy 'p' with binding 'b': mind the gap\""],
+            "{path}"
+        );
+        answer.expect(404);
+        let event = recorded.events().pop().expect("an event");
+        assert_eq!(event["annotations"]["p/asked"], "for none", "{path}");
+        let failures = event["annotations"]["validation.policy.admission.k8s.io/validation_failure"].as_str();
+        assert!(failures.is_some_and(|text| text.contains("mind the gap")), "{event}");
+    }
+}
+
+/// Says of everybody what a token's authenticator might.
+struct Remarking;
+
+#[async_trait::async_trait]
+impl wharf_auth::Authenticator for Remarking {
+    async fn authenticate(
+        &self,
+        _: &http::request::Parts,
+        remarks: &mut wharf_auth::Remarks,
+    ) -> Result<Option<User>, wharf_auth::AuthenticateError> {
+        remarks.warnings.push("an old token");
+        remarks.annotations.push(("authentication.k8s.io/legacy-token", "jane".to_owned()));
+        Ok(Some(User::new("jane", &[])))
+    }
+}
+
+#[tokio::test]
+async fn what_is_said_of_credentials_reaches_the_client_and_the_log() {
+    let api = Api::with(|options| options.authenticator = std::sync::Arc::new(Remarking)).await;
+    let recorded = Recorded::of(api, "omitStages: [RequestReceived], rules: [{level: Metadata}]");
+    for path in ["/version", "/api/v1/namespaces", "/api/v1/namespaces/none"] {
+        let request = Request::get(path).body(empty()).expect("a request");
+        let answer = recorded.api.server.handle(request).await;
+        assert_eq!(answer.headers()["warning"], "299 - \"an old token\"", "{path}");
+        let event = recorded.events().pop().expect("an event");
+        assert_eq!(event["annotations"]["authentication.k8s.io/legacy-token"], "jane", "{path}");
+    }
 }

@@ -7,6 +7,7 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -21,7 +22,8 @@ use wharf_auth::User;
 mod support;
 
 fn at(port: u16) -> Location {
-    Location { service_ip: [127, 96, 0, 1].into(), listener: SocketAddr::from(([127, 0, 0, 1], port)) }
+    let services = "127.96.0.0/16".parse().expect("a range");
+    Location { service_ip: [127, 96, 0, 1].into(), services, listener: SocketAddr::from(([127, 0, 0, 1], port)) }
 }
 
 async fn cluster() -> (Arc<ApiServer>, Client) {
@@ -62,6 +64,34 @@ async fn a_cluster_starts_with_priorities_and_its_versions() {
     let before = server.cache.revision();
     bootstrap::ensure(&server, at(6443)).await.expect("bootstrap again");
     assert_eq!(server.cache.revision(), before, "nothing was written");
+}
+
+#[tokio::test]
+async fn the_range_of_services_is_told() {
+    let (server, client) = cluster().await;
+    let ranges: Api<ServiceCIDR> = Api::all(client);
+    let held = ranges.get("kubernetes").await.expect("the range");
+    let first = held.metadata.uid.clone();
+    assert_eq!(held.spec.and_then(|spec| spec.cidrs), Some(vec!["127.96.0.0/16".to_owned()]));
+    let ready = held.status.and_then(|status| status.conditions).unwrap_or_default();
+    let ready: Vec<_> = ready.iter().map(|condition| (&*condition.type_, &*condition.status)).collect();
+    assert_eq!(ready, [("Ready", "True")]);
+
+    let cancel = CancellationToken::new();
+    let keeper = tokio::spawn(bootstrap::keep(server, at(6443), cancel.clone()));
+    ranges.delete("kubernetes", &DeleteParams::default()).await.expect("delete");
+    let by_name = watcher::Config::default().fields("metadata.name=kubernetes");
+    let mut seen = watcher(ranges, by_name).applied_objects().boxed();
+    let back = async {
+        while let Some(range) = seen.next().await {
+            if range.is_ok_and(|range| range.metadata.uid != first) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(support::DEADLINE, back).await.expect("the range comes back");
+    cancel.cancel();
+    keeper.await.expect("the keeper");
 }
 
 #[tokio::test]

@@ -49,7 +49,7 @@ async fn components_are_selected_and_shown_as_asked() {
     assert_eq!(table["rows"][0]["cells"], json!(["etcd-0", "Healthy", "ok", ""]));
     let packed = api.get_as(ALL, MEDIA_TYPE).await;
     let gvk = Gvk { group: "".into(), version: "v1".into(), kind: "ComponentStatus".into() };
-    let list = protobuf::decode_object(&packed.bytes, &gvk).expect("protobuf");
+    let list = protobuf::decode_object(&packed.bytes, &gvk).expect("protobuf").into_json();
     assert_eq!(names(&list), ["etcd-0", "scheduler"]);
 }
 

@@ -89,8 +89,15 @@ async fn with_sizes(webhook: &Webhook) -> Api {
 async fn with_sizes_on(api: Api, webhook: &Webhook) -> Api {
     tokio::spawn(definitions::run(api.server.clone(), CancellationToken::new()));
     let version = |name: &str, storage: bool, properties: Value| {
+        let selectable: Vec<Value> = properties
+            .as_object()
+            .into_iter()
+            .flat_map(|fields| fields.keys())
+            .map(|field| json!({"jsonPath": format!(".spec.{field}")}))
+            .collect();
         let spec = json!({"type": "object", "properties": properties});
-        json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}})
+        let schema = json!({"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}});
+        json!({"name": name, "served": true, "storage": storage, "schema": schema, "selectableFields": selectable})
     };
     let crd = json!({
         "metadata": {"name": "sizes.example.com"},
@@ -157,6 +164,50 @@ async fn watchers_of_a_version_share_one_conversion() {
     assert_eq!(event["object"]["spec"], json!({"width": 1, "height": 2}));
     assert_eq!(second.next().await.expect("an event"), event);
     assert!(webhook.asked.load(Ordering::SeqCst) <= 2);
+}
+
+fn names(list: &Value) -> Vec<&str> {
+    list["items"].as_array().into_iter().flatten().filter_map(|item| item["metadata"]["name"].as_str()).collect()
+}
+
+#[tokio::test]
+async fn each_version_is_selected_by_fields_of_its_own() {
+    let webhook = webhook().await;
+    let api = with_sizes(&webhook).await;
+    let select = |path: &str, fields: &str| format!("{path}?fieldSelector={}", fields.replace('=', "%3D"));
+    let watch = |path: &str, fields: &str| format!("{}&watch=true", select(path, fields));
+    let mut wide = api.watch(&watch(V2, "spec.width=3")).await;
+    let mut exact = api.watch(&watch(V2, "spec.width=3,spec.height=4")).await;
+    let mut sized = api.watch(&watch(V1, "spec.size=3x4")).await;
+    for (name, width, height) in [("a", 3, 4), ("b", 3, 8), ("c", 5, 8)] {
+        api.post(V2, &size("v2", name, json!({"width": width, "height": height}))).await.expect(201);
+    }
+    assert_eq!(names(&api.get(&select(V2, "spec.width=3")).await.expect(200)), ["a", "b"]);
+    assert_eq!(names(&api.get(&select(V2, "spec.width!=3")).await.expect(200)), ["c"]);
+    assert_eq!(names(&api.get(&select(V2, "spec.width=3,metadata.name=b")).await.expect(200)), ["b"]);
+    assert_eq!(names(&api.get(&select(V1, "spec.size=3x8")).await.expect(200)), ["b"]);
+    api.get(&select(V1, "spec.width=3")).await.refused(400, "BadRequest", "field label not supported: spec.width");
+
+    let limited = format!("{}&limit=1", select(V2, "spec.width=3"));
+    let first = api.get(&limited).await.expect(200);
+    assert_eq!(names(&first), ["a"]);
+    let token = first["metadata"]["continue"].as_str().expect("there is more");
+    let second = api.get(&format!("{limited}&continue={token}")).await.expect(200);
+    assert_eq!(names(&second), ["b"]);
+    assert!(second["metadata"]["continue"].is_null(), "{second}");
+
+    api.delete(&select(V2, "spec.width=3,spec.height=4")).await.expect(200);
+    api.patch(&format!("{V2}/b"), "merge", &json!({"spec": {"width": 9}})).await.expect(200);
+    assert_eq!(names(&api.get(&select(V2, "spec.width=3")).await.expect(200)), [""; 0]);
+    for expected in ["ADDED a", "ADDED b", "DELETED a"] {
+        assert_eq!(wide.event().await, expected);
+    }
+    let left = wide.next().await.expect("an event");
+    assert_eq!((&left["type"], &left["object"]["spec"]["width"]), (&json!("DELETED"), &json!(3)), "as it was");
+    for watch in [&mut exact, &mut sized] {
+        assert_eq!(watch.event().await, "ADDED a");
+        assert_eq!(watch.event().await, "DELETED a");
+    }
 }
 
 #[tokio::test]

@@ -128,6 +128,54 @@ async fn a_definition_is_established_and_published() {
     assert!(two["definitions"]["com.example.stable.v1.CronTab"].is_object());
 }
 
+/// As kubectl's validation needs it: it refuses what a property list does not name.
+#[tokio::test]
+async fn version_2_leaves_open_what_a_definition_leaves_open() {
+    let (api, _keeps) = keeping().await;
+    let mut crd = definition(&[version("v1", true)]);
+    let schema = &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    *schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "description": "anything"});
+    crd["spec"]["versions"][0]["selectableFields"] = json!(null);
+    crd["spec"]["versions"][0].as_object_mut().expect("a version").remove("subresources");
+    crd["spec"]["versions"][0].as_object_mut().expect("a version").remove("additionalPrinterColumns");
+    establish(&api, &crd).await;
+    let mut two = api.get("/openapi/v2").await.expect(200)["definitions"]["com.example.stable.v1.CronTab"].clone();
+    two.as_object_mut().expect("a schema").remove("x-kubernetes-group-version-kind");
+    assert_eq!(two, json!({"type": "object"}));
+    let three = api.get("/openapi/v3/apis/stable.example.com/v1").await.expect(200);
+    assert_eq!(three["components"]["schemas"]["com.example.stable.v1.CronTab"]["description"], "anything");
+}
+
+/// Upstream's status strategy keeps the metadata that it is sent.
+#[tokio::test]
+async fn the_status_of_a_definition_takes_metadata_along() {
+    let (api, _keeps) = keeping().await;
+    let crd = establish(&api, &definition(&[version("v1", true)])).await;
+    let path = format!("{CRDS}/{}/status", crd["metadata"]["name"].as_str().expect("a name"));
+    let patch = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"group": "other.example.com"}});
+    let patched = api.patch(&path, "merge", &patch).await.expect(200);
+    assert_eq!(patched["metadata"]["labels"]["a"], "b");
+    assert_eq!(patched["spec"]["group"], "stable.example.com");
+}
+
+#[tokio::test]
+async fn a_format_that_nobody_checks_is_warned_of_once() {
+    let (api, _keeps) = keeping().await;
+    let mut crd = definition(&[version("v1", true)]);
+    let properties = &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+    properties["note"] = json!({"type": "string", "format": "haiku"});
+    properties["when"] = json!({"type": "string", "format": "date-time"});
+    properties["many"] = json!({"type": "integer", "format": "int64"});
+    let made = api.post(CRDS, &crd).await;
+    let warnings = made.warnings();
+    assert_eq!(warnings, [r#"299 - "unrecognized format \"haiku\"""#]);
+    let made = made.expect(201);
+    let path = format!("{CRDS}/{}", made["metadata"]["name"].as_str().expect("a name"));
+    let again = api.patch(&path, "merge", &json!({"metadata": {"labels": {"a": "b"}}})).await;
+    assert_eq!(again.warnings(), [""; 0]);
+    again.expect(200);
+}
+
 #[tokio::test]
 async fn objects_are_defaulted_pruned_and_checked() {
     let (api, _keeps) = with_crons().await;

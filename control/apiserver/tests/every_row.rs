@@ -175,12 +175,12 @@ async fn in_protobuf(api: &Api, row: &Row, all: &str, made: &Value) {
     let (one, headers) = (format!("{all}/{}", name(row)), [("content-type", MEDIA_TYPE), ("accept", MEDIA_TYPE)]);
     let read = api.get_as(&one, MEDIA_TYPE).await;
     assert_eq!(read.headers["content-type"], MEDIA_TYPE, "{one}");
-    assert_eq!(protobuf::decode_object(&read.bytes, &row.gvk).unwrap(), without_empty_lists(made));
+    assert_eq!(protobuf::decode_object(&read.bytes, &row.gvk).unwrap().into_json(), without_empty_lists(made));
     let written = api.request(Method::PUT, &one, &headers, read.bytes.clone()).await;
     assert_eq!((written.code.as_u16(), written.bytes), (200, read.bytes), "{one}");
     assert_eq!(api.get(&one).await.expect(200), *made, "{one}");
     let list = api.get_as(&format!("{all}?labelSelector=walk%3Dyes"), MEDIA_TYPE).await;
-    let list = protobuf::decode_object(&list.bytes, &row.gvk).unwrap();
+    let list = protobuf::decode_object(&list.bytes, &row.gvk).unwrap().into_json();
     assert_eq!(list["kind"], row.list_kind.as_str());
     assert_eq!(list["items"][0]["metadata"], made["metadata"], "{one}");
 }

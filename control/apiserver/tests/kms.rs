@@ -1,5 +1,7 @@
 //! A KMS plugin: a real gRPC server on a unix socket, which comes, goes and changes its key.
 
+mod support;
+
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,15 +12,21 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use serde_json::json;
+use support::{Api, CONFIG_MAPS, DEADLINE, IN_DEFAULT, config_map};
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use tonic::server::{Grpc, UnaryService};
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
-use wharf_apiserver::encryption::Kms;
 use wharf_apiserver::encryption::kms::client::{
     DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, StatusRequest, StatusResponse,
 };
+use wharf_apiserver::encryption::{Encrypted, Kms, ReloadMetrics, Surroundings};
+use wharf_auth::Follow;
+use wharf_cache::Cache;
+use wharf_registry::{Table, builtin};
 use wharf_store::sealed::{Identity, Provider, Random, Rule, Sealed};
 use wharf_store::{Change, MemoryStore, Precondition, Store};
 
@@ -196,13 +204,20 @@ impl World {
     }
 }
 
+fn why(error: wharf_store::Error) -> String {
+    match error {
+        wharf_store::Error::Transform { key, why } if key == KEY => why,
+        other => panic!("another error: {other}"),
+    }
+}
+
 async fn put(store: &dyn Store, value: &'static str) -> Result<(), String> {
     let put = store.commit(KEY, Precondition::Any, Change::Put(value.into())).await;
-    put.map(drop).map_err(|error| std::error::Error::source(&error).expect("why").to_string())
+    put.map(drop).map_err(why)
 }
 
 async fn get(store: &dyn Store) -> Result<String, String> {
-    let got = store.get(KEY).await.map_err(|error| std::error::Error::source(&error).expect("why").to_string())?;
+    let got = store.get(KEY).await.map_err(why)?;
     Ok(String::from_utf8_lossy(&got.expect("it is there").value).into_owned())
 }
 
@@ -211,9 +226,7 @@ async fn one_seed_serves_many_values_and_outlives_the_server() {
     let world = World::new();
     let kms = world.kms();
     let store = world.store(vec![Box::new(kms.clone())]);
-    assert!(
-        put(&store, "a").await.is_err_and(|why| why.starts_with(&format!("{KEY}: got unexpected nil transformer")))
-    );
+    assert!(put(&store, "a").await.is_err_and(|why| why.starts_with("got unexpected nil transformer")));
     kms.ask().await.expect("it is well");
     for value in ["a", "b", "hunter2"] {
         put(&store, value).await.expect("sealed");
@@ -319,10 +332,7 @@ async fn what_a_plugin_says_is_judged() {
     put(&world.store(vec![Box::new(other)]), "a").await.expect("sealed");
     world.plugin.set(|state| state.key_id = "k1");
     let why = get(&world.store(vec![Box::new(kms)])).await.expect_err("it is lost");
-    assert_eq!(
-        why,
-        format!("{KEY}: failed to decrypt DEK, error: rpc error: code = NotFound desc = there is no such key")
-    );
+    assert_eq!(why, "failed to decrypt DEK, error: rpc error: code = NotFound desc = there is no such key");
 }
 
 #[tokio::test(start_paused = true)]
@@ -331,4 +341,130 @@ async fn a_silent_plugin_is_given_up() {
     world.plugin.set(|state| state.silent = true);
     let why = world.kms().ask().await.expect_err("it is silent");
     assert!(why.ends_with("rpc error: code = DeadlineExceeded desc = context deadline exceeded"), "{why}");
+}
+
+const SECRETS: &str = "/api/v1/namespaces/default/secrets";
+const AT_REST: &str = "/registry/secrets/default/s";
+
+fn configuration(providers: &str) -> String {
+    format!(
+        "{{apiVersion: apiserver.config.k8s.io/v1, kind: EncryptionConfiguration, resources: [{{resources: [secrets], providers: [{providers}]}}]}}"
+    )
+}
+
+fn gcm(name: &str, letter: char) -> String {
+    // The same letter 22 times and an end that fits is 16 bytes in base64.
+    format!("{{aesgcm: {{keys: [{{name: {name}, secret: '{}A=='}}]}}}}", letter.to_string().repeat(21))
+}
+
+impl World {
+    fn by_plugin(&self) -> String {
+        configuration(&format!(
+            "{{kms: {{apiVersion: v2, name: vault, endpoint: 'unix://{}'}}}}",
+            self.socket.display()
+        ))
+    }
+
+    fn encrypted(&self, text: &str) -> Arc<Encrypted> {
+        let random: Random = Arc::new(|buffer: &mut [u8]| rand::RngCore::fill_bytes(&mut rand::rng(), buffer));
+        let around = Surroundings { random, clock: Arc::new(Timestamp::now) };
+        let table = Arc::new(Table::new(builtin::rows()));
+        let metrics = ReloadMetrics::new("here");
+        Encrypted::open(self.inner.clone(), text, table, around, metrics).expect("a configuration")
+    }
+
+    /// A server over what is stored, until the token is cancelled.
+    async fn server(&self, encrypted: &Arc<Encrypted>, cancel: &CancellationToken) -> Api {
+        encrypted.prime(Duration::ZERO).await;
+        let cache = Cache::open(encrypted.store()).await.expect("a cache");
+        let (feeding, until) = (cache.clone(), cancel.clone());
+        tokio::spawn(async move { feeding.run(until).await });
+        let metrics = encrypted.metrics();
+        let api = Api::with(|options| {
+            options.cache = cache;
+            options.metrics = vec![Box::new(move |registry| metrics.register(registry))];
+        })
+        .await;
+        encrypted.ask_plugins();
+        let (healing, server, until) = (encrypted.clone(), api.server.clone(), cancel.clone());
+        tokio::spawn(async move { healing.heal(server, until).await });
+        api
+    }
+
+    async fn at_rest(&self) -> String {
+        let written = self.inner.get(AT_REST).await.expect("read").expect("there").value;
+        String::from_utf8_lossy(&written).into_owned()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_starts_without_the_plugin_and_serves_what_that_opens_when_it_is_back() {
+    let mut world = World::new();
+    let secret = json!({"metadata": {"name": "s"}, "stringData": {"password": "hunter2"}});
+    let first = CancellationToken::new();
+    let api = world.server(&world.encrypted(&world.by_plugin()), &first).await;
+    api.post("/api/v1/namespaces", &json!({"metadata": {"name": "default"}})).await.expect(201);
+    api.post(SECRETS, &secret).await.expect(201);
+    assert!(world.at_rest().await.starts_with("k8s:enc:kms:v2:vault:"));
+    first.cancel();
+    drop(api);
+    world.stop().await;
+
+    let second = CancellationToken::new();
+    let encrypted = world.encrypted(&world.by_plugin());
+    let api = world.server(&encrypted, &second).await;
+    let why = "Internal error occurred: got unexpected nil transformer";
+    api.get(&format!("{SECRETS}/s")).await.refused(500, "InternalError", why);
+    let keyed = format!("Internal error occurred: unable to transform key {AT_REST:?}: got unexpected nil transformer");
+    api.get(SECRETS).await.refused(500, "InternalError", &keyed);
+    api.get("/api/v1/secrets?watch=1").await.refused(500, "InternalError", &keyed);
+    api.post(SECRETS, &json!({"metadata": {"name": "t"}})).await.refused(500, "InternalError", why);
+    api.post(CONFIG_MAPS, &config_map("m", &json!({}))).await.expect(201);
+    assert!(encrypted.health().is_err_and(|why| why.contains("healthz check for KMS Provider vault")));
+
+    world.serving = world.plugin.serve(&world.socket);
+    let back = async {
+        while api.get(&format!("{SECRETS}/s")).await.code != 200 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, back).await.expect("it heals");
+    assert_eq!(api.get(SECRETS).await.expect(200)["items"].as_array().map(Vec::len), Some(1));
+    api.post(SECRETS, &json!({"metadata": {"name": "t"}})).await.expect(201);
+    assert_eq!(encrypted.health(), Ok(()));
+    second.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_changes_takes_effect_and_one_that_is_wrong_does_not() {
+    let (world, cancel) = (World::new(), CancellationToken::new());
+    let encrypted = world.encrypted(&configuration(&gcm("one", 'A')));
+    let api = world.server(&encrypted, &cancel).await;
+    api.post("/api/v1/namespaces", &json!({"metadata": {"name": "default"}})).await.expect(201);
+    let made = api.post(SECRETS, &json!({"metadata": {"name": "s"}, "stringData": {"a": "b"}})).await.expect(201);
+    assert!(world.at_rest().await.starts_with("k8s:enc:aesgcm:v1:one:"));
+    let metric = async |line: &str| {
+        let text = String::from_utf8(api.get("/metrics").await.bytes.to_vec()).expect("text");
+        text.lines().any(|found| found.starts_with("apiserver_encryption_config_controller") && found.contains(line))
+    };
+
+    let refused = encrypted.take("{kind: Nothing}").await;
+    assert!(refused.is_err());
+    let away = configuration("{kms: {apiVersion: v2, name: away, endpoint: 'unix:///nowhere', timeout: 10ms}}");
+    let late = tokio::time::timeout(DEADLINE, encrypted.take(&away)).await.expect("an end");
+    assert!(late.is_err_and(|why| why.starts_with("health check for new transformers failed: ")));
+    assert!(metric("automatic_reloads_total{status=\"failure\"").await);
+    api.put(&format!("{SECRETS}/s"), &made).await.expect(200);
+    assert!(world.at_rest().await.starts_with("k8s:enc:aesgcm:v1:one:"), "as before");
+
+    encrypted.take(&configuration(&format!("{}, {}", gcm("two", 'B'), gcm("one", 'A')))).await.expect("fine");
+    assert!(metric("automatic_reloads_total{status=\"success\"").await);
+    assert_eq!(api.get(&format!("{SECRETS}/s")).await.expect(200), made);
+    // A write that changes nothing writes the value anew.
+    api.put(&format!("{SECRETS}/s"), &made).await.expect(200);
+    assert!(world.at_rest().await.starts_with("k8s:enc:aesgcm:v1:two:"));
+    encrypted.take(&configuration(&gcm("two", 'B'))).await.expect("the old key may go");
+    assert_eq!(api.get(&format!("{SECRETS}/s")).await.expect(200)["data"], made["data"]);
+    assert!(!api.get(&format!("{IN_DEFAULT}/secrets")).await.expect(200)["items"][0]["data"].is_null());
+    cancel.cancel();
 }

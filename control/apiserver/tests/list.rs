@@ -243,6 +243,27 @@ async fn metadata_alone_can_be_had() {
 }
 
 #[tokio::test]
+async fn both_versions_of_metadata_are_served() {
+    let api = with_maps(2).await;
+    let beta = |kind: &str| format!("application/json;as={kind};g=meta.k8s.io;v=v1beta1");
+    let table = api.get_as(CONFIG_MAPS, &beta("Table")).await.expect(200);
+    assert_eq!((&table["kind"], &table["apiVersion"]), (&json!("Table"), &json!("meta.k8s.io/v1beta1")));
+    assert_eq!(table["rows"][0]["object"]["apiVersion"], "meta.k8s.io/v1beta1");
+    let list = api.get_as(CONFIG_MAPS, &beta("PartialObjectMetadataList")).await.expect(200);
+    assert_eq!(list["apiVersion"], "meta.k8s.io/v1beta1");
+    assert_eq!(list["items"][1]["apiVersion"], "meta.k8s.io/v1beta1");
+    let one = format!("{CONFIG_MAPS}/m000");
+    assert_eq!(api.get_as(&one, &beta("Table")).await.expect(200)["apiVersion"], "meta.k8s.io/v1beta1");
+    assert_eq!(api.get_as(&one, &beta("PartialObjectMetadata")).await.expect(200)["apiVersion"], "meta.k8s.io/v1beta1");
+    api.get_as(&one, &beta("PartialObjectMetadataList")).await.refused(
+        406,
+        "NotAcceptable",
+        "you requested PartialObjectMetadataList, but the requested object is not a list",
+    );
+    assert_eq!(api.get_as(&one, &beta("Table").replace("v1beta1", "v1alpha1")).await.code, 406);
+}
+
+#[tokio::test]
 async fn what_is_not_served_is_refused_with_what_is() {
     let api = with_maps(1).await;
     let refused = api.get_as(CONFIG_MAPS, "application/cbor").await;

@@ -17,6 +17,7 @@ use wharf_admission::Chain;
 use wharf_admission::wasm::{Component, Components, Host, Pull};
 use wharf_apiserver::{ApiServer, plugins};
 use wharf_auth::User;
+use wharf_types::k8s::api::core::v1::Secret;
 
 const PLUGINS: &str = "/apis/admission.wharf.dev/v1alpha1/admissionplugins";
 
@@ -32,6 +33,8 @@ fn guest(name: &str) -> Vec<u8> {
 struct Shelf {
     image: Mutex<Option<Component>>,
     asked: Mutex<Vec<Pull>>,
+    /// What the last one brought along.
+    secrets: Mutex<Vec<String>>,
 }
 
 impl Shelf {
@@ -42,8 +45,9 @@ impl Shelf {
 
 #[async_trait]
 impl Components for Shelf {
-    async fn resolve(&self, reference: &str, pull: Pull) -> Result<Component, String> {
+    async fn resolve(&self, reference: &str, pull: Pull, secrets: &[Secret]) -> Result<Component, String> {
         self.asked.lock().push(pull);
+        *self.secrets.lock() = secrets.iter().filter_map(|secret| secret.metadata.name.clone()).collect();
         self.image.lock().clone().ok_or_else(|| format!("failed to pull image {reference:?}: not found"))
     }
 }
@@ -179,6 +183,19 @@ async fn a_newer_image_replaces_the_older_only_if_it_works() {
     world.shelf.put("sha256:two", guest("admission"));
     world.api.patch(&format!("{PLUGINS}/p"), "merge", &touch("2")).await.expect(200);
     assert_eq!(world.settled("p", ("True", "Loaded")).await["status"]["imageID"], "sha256:two");
+}
+
+#[tokio::test]
+async fn an_image_is_pulled_with_the_secrets_that_its_plugin_names() {
+    let world = World::new().await;
+    let secret = json!({"metadata": {"name": "registry"}, "type": "kubernetes.io/dockerconfigjson", "stringData": {".dockerconfigjson": "{\"auths\": {}}"}});
+    world.api.post("/api/v1/namespaces/default/secrets", &secret).await.expect(201);
+    let mut private = plugin("p", &json!({}));
+    private["spec"]["imagePullSecrets"] =
+        json!([{"namespace": "default", "name": "registry"}, {"namespace": "default", "name": "gone"}]);
+    world.api.post(PLUGINS, &private).await.expect(201);
+    world.settled("p", ("True", "Loaded")).await;
+    assert_eq!(*world.shelf.secrets.lock(), ["registry"]);
 }
 
 #[tokio::test]

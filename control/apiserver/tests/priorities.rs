@@ -31,7 +31,9 @@ impl Drop for Cluster {
 /// A server whose first objects are kept.
 async fn cluster() -> Cluster {
     let (api, cancel) = (Api::new().await, CancellationToken::new());
-    let at = Location { service_ip: [127, 96, 0, 1].into(), listener: SocketAddr::from(([127, 0, 0, 1], 6443)) };
+    let listener = SocketAddr::from(([127, 0, 0, 1], 6443));
+    let services = "127.96.0.0/16".parse().expect("a range");
+    let at = Location { service_ip: [127, 96, 0, 1].into(), services, listener };
     bootstrap::ensure(&api.server, at).await.expect("bootstrap");
     tokio::spawn(bootstrap::keep(api.server.clone(), at, cancel.clone()));
     Cluster { api, cancel }

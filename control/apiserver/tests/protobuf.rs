@@ -11,9 +11,13 @@ use wharf_types::Gvk;
 
 const HEADERS: [(&str, &str); 2] = [("content-type", MEDIA_TYPE), ("accept", MEDIA_TYPE)];
 
+fn wire(object: &Value) -> Vec<u8> {
+    protobuf::encode_object(object.to_string().as_bytes()).expect("an object of a kind that protobuf knows")
+}
+
 fn read(bytes: &[u8]) -> Value {
     let nothing = Gvk { group: "".into(), version: "v1".into(), kind: "Nothing".into() };
-    protobuf::decode_object(bytes, &nothing).expect("an object in protobuf")
+    protobuf::decode_object(bytes, &nothing).expect("an object in protobuf").into_json()
 }
 
 #[tokio::test]
@@ -24,9 +28,9 @@ async fn bodies_that_are_no_object_are_refused() {
     let unrecognized = "the object provided is unrecognized (must be of type ConfigMap)";
     post(b"{}".to_vec()).await.refused(400, "BadRequest", unrecognized);
     post(b"k8s\0\x12\x05a".to_vec()).await.refused(400, "BadRequest", "unexpected EOF");
-    let secret = protobuf::encode_object(&json!({"apiVersion": "v1", "kind": "Secret"})).unwrap();
+    let secret = wire(&json!({"apiVersion": "v1", "kind": "Secret"}));
     post(secret).await.refused(400, "BadRequest", "Secret in version \"v1\" cannot be handled as a ConfigMap");
-    let made = protobuf::encode_object(&config_map("a", &json!({"k": "v"}))).unwrap();
+    let made = wire(&config_map("a", &json!({"k": "v"})));
     assert_eq!(post(made).await.expect(201)["data"], json!({"k": "v"}));
 }
 
@@ -40,9 +44,9 @@ async fn refusals_and_options_are_protobuf_too() {
     assert_eq!(read(&refused.bytes)["reason"], "NotFound");
     let path = format!("{CONFIG_MAPS}/a");
     let options = json!({"apiVersion": "apps/v1", "kind": "DeleteOptions", "preconditions": {"uid": "other"}});
-    let options = protobuf::encode_object(&options).unwrap();
+    let options = wire(&options);
     assert_eq!(api.request(Method::DELETE, &path, &HEADERS, options).await.code, 409);
-    let options = protobuf::encode_object(&json!({"apiVersion": "v1", "kind": "DeleteOptions"})).unwrap();
+    let options = wire(&json!({"apiVersion": "v1", "kind": "DeleteOptions"}));
     let deleted = api.request(Method::DELETE, &path, &HEADERS, options).await;
     assert_eq!(read(&deleted.bytes)["status"], "Success");
 }
@@ -61,6 +65,10 @@ async fn metadata_alone_is_protobuf_too() {
     let list = read(&list.bytes);
     assert_eq!((&list["kind"], &list["apiVersion"]), (&json!("PartialObjectMetadataList"), &json!("meta.k8s.io/v1")));
     assert_eq!(list["items"][0]["metadata"]["labels"], json!({"x": "y"}));
+    let older = api.get_as(CONFIG_MAPS, &accept("PartialObjectMetadataList").replace("v=v1", "v=v1beta1")).await;
+    let older = read(&older.bytes);
+    assert_eq!(older["apiVersion"], "meta.k8s.io/v1beta1");
+    assert_eq!(older["items"][0]["metadata"]["labels"], json!({"x": "y"}));
     let one = read(&api.get_as(&format!("{CONFIG_MAPS}/a"), &accept("PartialObjectMetadata")).await.bytes);
     assert_eq!((&one["kind"], &one["data"]), (&json!("PartialObjectMetadata"), &Value::Null));
     let as_table = format!("{MEDIA_TYPE};as=Table;g=meta.k8s.io;v=v1");

@@ -20,6 +20,10 @@ fn methods() -> [Method; 7] {
     [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS]
 }
 
+fn namespaced(namespaced: bool) -> &'static str {
+    if namespaced { "/namespaces/default" } else { "" }
+}
+
 /// All paths of the resource table, each with all of its forms.
 fn resource_paths(server: &ApiServer) -> BTreeSet<String> {
     let mut paths = BTreeSet::new();
@@ -27,11 +31,7 @@ fn resource_paths(server: &ApiServer) -> BTreeSet<String> {
         let root = if row.gvr.group.is_empty() { "/api" } else { "/apis" };
         let root = format!("{root}/{}", row.gvr.group_version());
         let collection = format!("{root}/{}", row.gvr.resource);
-        let place = if row.namespaced() {
-            format!("{root}/namespaces/default/{}", row.gvr.resource)
-        } else {
-            collection.clone()
-        };
+        let place = format!("{root}{}/{}", namespaced(row.namespaced()), row.gvr.resource);
         for subresource in &row.subresources {
             paths.insert(format!("{place}/x/{}", subresource.name()));
         }
@@ -44,11 +44,27 @@ fn resource_paths(server: &ApiServer) -> BTreeSet<String> {
 }
 
 fn other_paths(server: &ApiServer) -> BTreeSet<String> {
-    let mut paths: BTreeSet<String> =
-        ["/", "/api", "/apis", "/metrics", "/openapi/v2", "/openapi/v3", "/logs", "/debug/pprof/", "/nowhere"]
-            .iter()
-            .map(|path| (*path).to_owned())
-            .collect();
+    let fixed = [
+        "/",
+        "/.well-known/openid-configuration",
+        "/api",
+        "/apis",
+        "/configz",
+        "/debug/pprof/",
+        "/debug/pprof/profile",
+        "/flagz",
+        "/logs",
+        "/logs/kube-apiserver.log",
+        "/metrics",
+        "/metrics/slis",
+        "/nowhere",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openapi/v3/api/v1",
+        "/openid/v1/jwks",
+        "/statusz",
+    ];
+    let mut paths: BTreeSet<String> = fixed.iter().map(|path| (*path).to_owned()).collect();
     for group in discovery::groups(&server.table.all()) {
         let root = if group.name.is_empty() { "/api".to_owned() } else { format!("/apis/{}", group.name) };
         paths.extend(group.versions.iter().map(|version| format!("{root}/{}", version.group_version.version)));
@@ -67,6 +83,46 @@ async fn status(server: &std::sync::Arc<ApiServer>, user: Option<&User>, method:
         Some(user) => {
             let Ok(response) = tower::ServiceExt::oneshot(server.service_for(user.clone()), request).await;
             response.status()
+        }
+    }
+}
+
+/// What the server tells its administrator, as JSON.
+async fn told(server: &std::sync::Arc<ApiServer>, path: &str) -> serde_json::Value {
+    let request = Request::get(path).body(support::empty()).expect("request");
+    let root = server.service_for(User::new("root", &["system:masters"]));
+    let Ok(response) = tower::ServiceExt::oneshot(root, request).await;
+    assert_eq!(response.status(), StatusCode::OK, "{path}");
+    serde_json::from_slice(&response.into_body().collect().await.expect("body").to_bytes()).expect("JSON")
+}
+
+fn text(value: &serde_json::Value) -> &str {
+    value.as_str().expect("a string")
+}
+
+/// Nothing that the server says it serves is left out of the walks below.
+#[tokio::test]
+async fn the_walks_go_by_every_path_that_discovery_names() {
+    let server = support::server().await;
+    let (resources, others) = (resource_paths(&server), other_paths(&server));
+    let root = told(&server, "/").await;
+    let mut versions = Vec::new();
+    for path in root["paths"].as_array().expect("paths").iter().map(text) {
+        assert!(others.contains(path) || PUBLIC.contains(&path), "{path} is walked");
+        let depth = path.matches('/').count();
+        let is_version = path.starts_with("/apis/") && depth == 3 || path.starts_with("/api/") && depth == 2;
+        versions.extend(is_version.then(|| path.to_owned()));
+    }
+    assert!(versions.len() > 20, "{versions:?}");
+    for version in versions {
+        let list = told(&server, &version).await;
+        for resource in list["resources"].as_array().expect("resources") {
+            let place = format!("{version}{}", namespaced(resource["namespaced"] == true));
+            let path = match text(&resource["name"]).split_once('/') {
+                Some((collection, part)) => format!("{place}/{collection}/x/{part}"),
+                None => format!("{place}/{}", text(&resource["name"])),
+            };
+            assert!(resources.contains(&path), "{path} is walked");
         }
     }
 }
@@ -134,9 +190,10 @@ async fn whoever_has_no_rights_learns_what_is_served_and_nothing_else() {
     }
     for path in other_paths(&server) {
         let told = DISCOVERY.iter().any(|root| path == *root || path.starts_with(&format!("{root}/")));
-        let expected = if told { StatusCode::OK } else { StatusCode::FORBIDDEN };
-        assert_eq!(status(&server, Some(&jane), &Method::GET, &path).await, expected, "{path}");
-        assert_eq!(status(&server, Some(&jane), &Method::POST, &path).await, StatusCode::FORBIDDEN, "{path}");
+        for method in methods() {
+            let expected = if told && method == Method::GET { StatusCode::OK } else { StatusCode::FORBIDDEN };
+            assert_eq!(status(&server, Some(&jane), &method, &path).await, expected, "{method} {path}");
+        }
     }
 }
 

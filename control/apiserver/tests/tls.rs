@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use jiff::Timestamp;
 use rustls::pki_types::ServerName;
@@ -18,7 +19,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 use wharf_apiserver::ApiServer;
 use wharf_apiserver::listen::{self, Listener};
-use wharf_auth::{Identity, Pki, ServerNames};
+use wharf_auth::{Identity, Pki, ServerNames, Shown};
 
 mod support;
 
@@ -47,7 +48,8 @@ async fn start() -> Running {
     let leaf = pki.api_server(&names, now()).expect("server certificate");
     let socket = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let front = Pki::open(&directory.path().join("front"), now()).expect("PKI");
-    let tls = listen::tls_trusting(&[&pki, &front], &leaf).expect("TLS");
+    let tls =
+        listen::tls_trusting(&[&pki, &front], Shown::new(&leaf).expect("a certificate and its key")).expect("TLS");
     let listener = Listener::new(socket, tls).expect("listener").with_front_proxies(&front).expect("front proxies");
     let (address, cancel) = (listener.address(), CancellationToken::new());
     let server = support::server().await;
@@ -238,6 +240,62 @@ async fn frames_until(running: &Running, bytes: &[u8], last: u8) -> Vec<(u8, Vec
     };
     tokio::time::timeout(PATIENCE, read).await.expect("an answer in time");
     frames
+}
+
+/// A connection of the administrator's, on which a stream that nobody reads fills soon and the others do not.
+async fn many_streams(running: &Running) -> hyper::client::conn::http2::SendRequest<Full<Bytes>> {
+    let stream = CLIENT.connect(running, Some((&running.pki, &Identity::admin()))).await.expect("connect");
+    let (send, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(65_535)
+        .initial_connection_window_size(64 << 20)
+        .handshake(TokioIo::new(stream))
+        .await
+        .expect("HTTP/2");
+    tokio::spawn(connection);
+    send
+}
+
+/// The names that a watch tells of, until there are as many as were made.
+async fn told(mut watch: Incoming, number: usize) -> Vec<String> {
+    let (mut names, mut rest) = (Vec::new(), Vec::new());
+    while names.len() < number {
+        rest.extend_from_slice(
+            &watch.frame().await.expect("the watch goes on").expect("a frame").into_data().expect("data"),
+        );
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let event: serde_json::Value = serde_json::from_slice(&rest[..end]).expect("an event");
+            names.push(event["object"]["metadata"]["name"].as_str().expect("a name").to_owned());
+            rest.drain(..=end);
+        }
+    }
+    names
+}
+
+#[tokio::test]
+async fn watches_of_one_connection_hear_of_all_in_order_though_one_is_not_read() {
+    let running = start().await;
+    let uri = "https://kubernetes.default.svc/api/v1/namespaces";
+    let (mut watching, mut writing) = (many_streams(&running).await, many_streams(&running).await);
+    let mut watches = Vec::new();
+    for _ in 0..20 {
+        let request = Request::get(format!("{uri}?watch=1&resourceVersion=0&labelSelector=made")).body(Full::default());
+        watches.push(watching.send_request(request.expect("request")).await.expect("a watch").into_body());
+    }
+    let names: Vec<String> = (0..12).map(|number| format!("made-{number}")).collect();
+    for name in &names {
+        // Together more than the window of a stream.
+        let annotations = serde_json::json!({"long": "x".repeat(20_000)});
+        let object =
+            serde_json::json!({"metadata": {"name": name, "labels": {"made": ""}, "annotations": annotations}});
+        let request = Request::post(uri).body(Full::from(object.to_string())).expect("request");
+        assert_eq!(writing.send_request(request).await.expect("an answer").status(), StatusCode::CREATED);
+    }
+    let unread = watches.remove(7);
+    let read = futures::future::join_all(watches.into_iter().map(|watch| told(watch, names.len())));
+    for heard in tokio::time::timeout(PATIENCE, read).await.expect("in time") {
+        assert_eq!(heard, names);
+    }
+    assert_eq!(tokio::time::timeout(PATIENCE, told(unread, names.len())).await.expect("in time"), names);
 }
 
 const SETTINGS: u8 = 4;

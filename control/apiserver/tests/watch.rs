@@ -172,6 +172,26 @@ async fn tables_and_metadata_can_be_watched() {
 }
 
 #[tokio::test]
+async fn a_table_says_where_the_initial_events_end() {
+    let api = Api::with_namespace().await;
+    api.post(CONFIG_MAPS, &config_map("a", &json!({}))).await.expect(201);
+    let query = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    for (version, include) in [("v1", ""), ("v1beta1", "&includeObject=None"), ("v1", "&includeObject=Object")] {
+        let accept = format!("application/json;as=Table;v={version};g=meta.k8s.io");
+        let mut tables = api.watch_as(&format!("{CONFIG_MAPS}?{query}{include}"), &accept).await;
+        assert_eq!(tables.next().await.unwrap()["type"], "ADDED");
+        let mark = tables.next().await.unwrap();
+        assert_eq!(mark["type"], "BOOKMARK");
+        let table = &mark["object"];
+        assert_eq!((&table["kind"], &table["apiVersion"]), (&json!("Table"), &json!(format!("meta.k8s.io/{version}"))));
+        assert!(revision(table) > 0 && table["columnDefinitions"].is_null());
+        let metadata = &table["rows"][0]["object"]["metadata"];
+        assert_eq!(metadata["annotations"]["k8s.io/initial-events-end"], "true", "{mark}");
+        assert!(metadata.get("creationTimestamp").is_none(), "nothing was created");
+    }
+}
+
+#[tokio::test]
 async fn a_name_in_the_path_is_got_not_watched() {
     let api = Api::with_namespace().await;
     api.post(CONFIG_MAPS, &config_map("a", &json!({}))).await.expect(201);

@@ -12,7 +12,7 @@ use http::header::{AUTHORIZATION, CONNECTION, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
 
-use crate::{AuthenticateError, Authenticator, Tokens, User, Whose};
+use crate::{AuthenticateError, Authenticator, Remarks, Tokens, User, Whose};
 
 /// What a subprotocol starts with that is a token in base64url.
 const PROTOCOL_PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
@@ -53,7 +53,7 @@ impl Bearer {
 
 #[async_trait]
 impl Authenticator for Bearer {
-    async fn authenticate(&self, parts: &Parts) -> Result<Option<User>, AuthenticateError> {
+    async fn authenticate(&self, parts: &Parts, remarks: &mut Remarks) -> Result<Option<User>, AuthenticateError> {
         let token = match from_header(&parts.headers) {
             Some(token) => token.to_owned(),
             None => match from_protocols(&parts.headers)? {
@@ -62,7 +62,10 @@ impl Authenticator for Bearer {
             },
         };
         match self.0.authenticate_token(&token, &[]).await? {
-            Some(known) => Ok(Some(known.user)),
+            Some(known) => {
+                remarks.extend(known.remarks);
+                Ok(Some(known.user))
+            }
             None => Err(AuthenticateError("invalid bearer token".to_owned())),
         }
     }
@@ -129,7 +132,7 @@ mod tests {
     impl Tokens for One {
         async fn authenticate_token(&self, token: &str, _: &[String]) -> Result<Option<Whose>, AuthenticateError> {
             match token {
-                "good" => Ok(Some(Whose { user: User::new("jane", &[]), audiences: Vec::new() })),
+                "good" => Ok(Some(Whose::new(User::new("jane", &[]), Vec::new()))),
                 "broken" => Err(AuthenticateError("it broke".to_owned())),
                 _ => Ok(None),
             }
@@ -143,7 +146,10 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (mut parts, ()) = request.body(()).expect("request").into_parts();
-        let got = match Bearer::new(Arc::new(TokenUnion::new(vec![Arc::new(One)]))).authenticate(&parts).await {
+        let got = match Bearer::new(Arc::new(TokenUnion::new(vec![Arc::new(One)])))
+            .authenticate(&parts, &mut Remarks::default())
+            .await
+        {
             Ok(Some(user)) => user.name,
             Ok(None) => "none".to_owned(),
             Err(error) => error.0,

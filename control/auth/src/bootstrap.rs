@@ -54,7 +54,7 @@ impl Tokens for BootstrapTokens {
         // Such a token names no audience: it is for the API server.
         let asked_of_us = audiences.is_empty() || audiences.iter().any(|audience| audience == ISSUER);
         let user = self.user(token).filter(|_| asked_of_us);
-        Ok(user.map(|user| Whose { user, audiences: vec![ISSUER.to_owned()] }))
+        Ok(user.map(|user| Whose::new(user, vec![ISSUER.to_owned()])))
     }
 }
 

@@ -61,22 +61,48 @@ struct UserEntry {
     user: UserData,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Certificate and key, as they are or by the file that holds them, or a token.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct UserData {
-    client_certificate_data: String,
-    client_key_data: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    client_certificate: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    client_key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    client_certificate_data: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    client_key_data: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
 }
 
 impl Kubeconfig {
     /// `server` is a URL such as `https://127.0.0.1:6443`.
     pub fn new(server: &str, ca_pem: &str, user: &str, leaf: &Leaf) -> Self {
+        let data = UserData {
+            client_certificate_data: Some(STANDARD.encode(&leaf.certificate_pem)),
+            client_key_data: Some(STANDARD.encode(&leaf.key_pem)),
+            ..UserData::default()
+        };
+        Self::of(server, ca_pem, user, data)
+    }
+
+    /// One that names the file where certificate and key are, which may change.
+    pub fn by_file(server: &str, ca_pem: &str, user: &str, pair: &Path) -> Self {
+        let pair = Some(pair.display().to_string());
+        let data = UserData { client_certificate: pair.clone(), client_key: pair, ..UserData::default() };
+        Self::of(server, ca_pem, user, data)
+    }
+
+    /// One with a bearer token, a bootstrap token for one.
+    pub fn by_token(server: &str, ca_pem: &str, user: &str, token: &str) -> Self {
+        Self::of(server, ca_pem, user, UserData { token: Some(token.to_owned()), ..UserData::default() })
+    }
+
+    fn of(server: &str, ca_pem: &str, user: &str, data: UserData) -> Self {
         let context = if user == Identity::admin().user { CLUSTER.to_owned() } else { format!("{user}@{CLUSTER}") };
         let cluster = Cluster { server: server.to_owned(), certificate_authority_data: STANDARD.encode(ca_pem) };
-        let data = UserData {
-            client_certificate_data: STANDARD.encode(&leaf.certificate_pem),
-            client_key_data: STANDARD.encode(&leaf.key_pem),
-        };
         Self {
             api_version: "v1".to_owned(),
             kind: "Config".to_owned(),
@@ -126,20 +152,23 @@ impl Kubeconfig {
     }
 
     fn serves(&self, pki: &Pki, server: &str, now: Timestamp) -> bool {
-        let ([cluster], [user]) = (self.clusters.as_slice(), self.users.as_slice()) else { return false };
+        let [cluster] = self.clusters.as_slice() else { return false };
         let cluster = &cluster.entry.cluster;
-        let text = |data: &str| STANDARD.decode(data).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-        let data = &user.entry.user;
-        let (Some(ca), Some(certificate), Some(key)) = (
-            text(&cluster.certificate_authority_data),
-            text(&data.client_certificate_data),
-            text(&data.client_key_data),
-        ) else {
-            return false;
-        };
-        let leaf = Leaf { certificate_pem: certificate, key_pem: key };
+        let (Some(ca), Some(leaf)) = (text(&cluster.certificate_authority_data), self.leaf()) else { return false };
         cluster.server == server && ca == pki.ca_pem() && pki.speaks_for(&leaf, &Identity::admin(), now)
     }
+
+    /// The certificate that is embedded, with its key.
+    pub fn leaf(&self) -> Option<Leaf> {
+        let [user] = self.users.as_slice() else { return None };
+        let data = &user.entry.user;
+        let (certificate, key) = (data.client_certificate_data.as_ref()?, data.client_key_data.as_ref()?);
+        Some(Leaf { certificate_pem: text(certificate)?, key_pem: text(key)? })
+    }
+}
+
+fn text(base64: &str) -> Option<String> {
+    STANDARD.decode(base64).ok().and_then(|bytes| String::from_utf8(bytes).ok())
 }
 
 #[cfg(test)]

@@ -4,11 +4,13 @@
 //! Invariants: an authenticator never guesses (no credentials is `None`, bad credentials an error); an authorizer that knows
 //! nothing of a request says [`Decision::NoOpinion`], which the stack treats as a refusal.
 
+pub mod abac;
 pub mod authorization;
 pub mod authorize;
 pub mod bearer;
 pub mod bootstrap;
 pub mod duration;
+pub mod follow;
 mod https;
 pub mod jwt;
 pub mod kubeconfig;
@@ -29,13 +31,15 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
+pub use abac::Abac;
 pub use authorize::{FirstOpinion, Masters};
 pub use bearer::{Bearer, TokenUnion};
 pub use bootstrap::BootstrapTokens;
+pub use follow::Follow;
 pub use jwt::JwtTokens;
 pub use kubeconfig::Kubeconfig;
 pub use node::NodeAuthorizer;
-pub use pki::{Identity, Leaf, Pki, ServerNames};
+pub use pki::{Identity, Leaf, Pki, ServerNames, Shown};
 pub use rbac::Rbac;
 pub use requestheader::{FrontProxyCertificates, RequestHeader};
 pub use token::ServiceAccountTokens;
@@ -112,7 +116,11 @@ impl AuthenticateError {
 #[async_trait]
 pub trait Authenticator: Send + Sync + 'static {
     /// `None` when the request carries no credentials that this authenticator knows.
-    async fn authenticate(&self, parts: &http::request::Parts) -> Result<Option<User>, AuthenticateError>;
+    async fn authenticate(
+        &self,
+        parts: &http::request::Parts,
+        remarks: &mut Remarks,
+    ) -> Result<Option<User>, AuthenticateError>;
 }
 
 /// Whose a token is.
@@ -121,6 +129,29 @@ pub struct Whose {
     pub user: User,
     /// Those of the audiences asked about that the token is for.
     pub audiences: Vec<String>,
+    pub remarks: Remarks,
+}
+
+impl Whose {
+    pub fn new(user: User, audiences: Vec<String>) -> Self {
+        Self { user, audiences, remarks: Remarks::default() }
+    }
+}
+
+/// What is to be said of credentials that hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remarks {
+    /// For whoever shows them.
+    pub warnings: Vec<&'static str>,
+    /// For the audit log: keys and values.
+    pub annotations: Vec<(&'static str, String)>,
+}
+
+impl Remarks {
+    pub fn extend(&mut self, other: Self) {
+        self.warnings.extend(other.warnings);
+        self.annotations.extend(other.annotations);
+    }
 }
 
 /// For tokens that come by another way than a request's header: `TokenReview`.

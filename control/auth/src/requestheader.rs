@@ -12,7 +12,7 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::x509::subject;
-use crate::{AUTHENTICATED, AuthenticateError, Authenticator, User};
+use crate::{AUTHENTICATED, AuthenticateError, Authenticator, Remarks, User};
 
 /// The name in a front proxy's certificate.
 pub const FRONT_PROXY: &str = "front-proxy-client";
@@ -30,7 +30,11 @@ pub struct RequestHeader;
 
 #[async_trait]
 impl Authenticator for RequestHeader {
-    async fn authenticate(&self, parts: &http::request::Parts) -> Result<Option<User>, AuthenticateError> {
+    async fn authenticate(
+        &self,
+        parts: &http::request::Parts,
+        _: &mut Remarks,
+    ) -> Result<Option<User>, AuthenticateError> {
         let Some(leaf) = parts.extensions.get::<FrontProxyCertificates>().and_then(|chain| chain.0.first()) else {
             return Ok(None);
         };
@@ -105,7 +109,7 @@ mod tests {
             let (chain, _) = pki.client(&Identity::new(name, &[]), now).expect("issue").chain().expect("chain");
             parts.extensions.insert(FrontProxyCertificates(chain.into()));
         }
-        let got = match RequestHeader.authenticate(&parts).await {
+        let got = match RequestHeader.authenticate(&parts, &mut Remarks::default()).await {
             Ok(Some(user)) => format!("{} {} {} {:?}", user.name, user.groups.join(","), user.uid, user.extra),
             Ok(None) => "none".to_owned(),
             Err(_) => "refused".to_owned(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use http::request::Parts;
 
-use crate::{ANONYMOUS, AuthenticateError, Authenticator, UNAUTHENTICATED, User};
+use crate::{ANONYMOUS, AuthenticateError, Authenticator, Remarks, UNAUTHENTICATED, User};
 
 /// Asks each in turn: the first that knows the user wins. Who is known to none is anonymous, if that is allowed and nothing
 /// was wrong.
@@ -24,20 +24,20 @@ impl Union {
     }
 
     /// Front proxies; client certificates; bearer tokens refused; everyone else is anonymous.
-    pub fn built_in() -> Self {
+    pub fn built_in(clock: crate::Clock) -> Self {
         let no_tokens = crate::Bearer::new(Arc::new(crate::TokenUnion::default()));
         let all: Vec<Arc<dyn Authenticator>> =
-            vec![Arc::new(crate::RequestHeader), Arc::new(crate::x509::X509), Arc::new(no_tokens)];
+            vec![Arc::new(crate::RequestHeader), Arc::new(crate::X509::new(clock)), Arc::new(no_tokens)];
         Self::new(all, Some(Anonymous::default()))
     }
 }
 
 #[async_trait]
 impl Authenticator for Union {
-    async fn authenticate(&self, parts: &Parts) -> Result<Option<User>, AuthenticateError> {
+    async fn authenticate(&self, parts: &Parts, remarks: &mut Remarks) -> Result<Option<User>, AuthenticateError> {
         let mut errors = Vec::new();
         for authenticator in &self.authenticators {
-            match authenticator.authenticate(parts).await {
+            match authenticator.authenticate(parts, remarks).await {
                 Ok(Some(user)) => return Ok(Some(user)),
                 Ok(None) => {}
                 Err(error) => errors.push(error),
@@ -75,7 +75,7 @@ mod tests {
 
     #[async_trait]
     impl Authenticator for Fixed {
-        async fn authenticate(&self, _: &Parts) -> Result<Option<User>, AuthenticateError> {
+        async fn authenticate(&self, _: &Parts, _: &mut Remarks) -> Result<Option<User>, AuthenticateError> {
             match self.0 {
                 Ok(name) => Ok(name.map(|name| User::new(name, &[]))),
                 Err(why) => Err(AuthenticateError(why.to_owned())),
@@ -90,7 +90,7 @@ mod tests {
             request = request.header(AUTHORIZATION, value);
         }
         let (parts, ()) = request.body(()).expect("request").into_parts();
-        let got = match union.authenticate(&parts).await {
+        let got = match union.authenticate(&parts, &mut Remarks::default()).await {
             Ok(Some(user)) => user.name,
             Ok(None) => "none".to_owned(),
             Err(error) => error.0,
@@ -101,15 +101,17 @@ mod tests {
     #[tokio::test]
     async fn who_shows_nothing_is_anonymous() {
         for path in ["/healthz", "/api/v1/pods", "/"] {
-            check(Union::built_in(), path, None, ANONYMOUS).await;
+            check(Union::built_in(Arc::new(jiff::Timestamp::now)), path, None, ANONYMOUS).await;
         }
         // Nobody here knows what a password is: none was shown, as upstream sees it.
-        check(Union::built_in(), "/healthz", Some("Basic YWRtaW46YWRtaW4="), ANONYMOUS).await;
+        check(Union::built_in(Arc::new(jiff::Timestamp::now)), "/healthz", Some("Basic YWRtaW46YWRtaW4="), ANONYMOUS)
+            .await;
     }
 
     #[tokio::test]
     async fn tokens_that_nobody_knows_are_refused_everywhere() {
-        check(Union::built_in(), "/healthz", Some("Bearer abc"), "invalid bearer token").await;
+        check(Union::built_in(Arc::new(jiff::Timestamp::now)), "/healthz", Some("Bearer abc"), "invalid bearer token")
+            .await;
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use wharf_auth::jwt::config::Configuration;
 use wharf_auth::jwt::{ALGORITHMS, JwtTokens};
-use wharf_auth::{Tokens, User};
+use wharf_auth::{Follow, Tokens, User};
 
 mod support;
 

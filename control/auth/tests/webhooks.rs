@@ -10,7 +10,7 @@ use wharf_auth::authorization::config::Configuration;
 use wharf_auth::authorization::{BuiltIn, Configured};
 use wharf_auth::token::CachedTokens;
 use wharf_auth::webhook::{Client, WebhookTokens};
-use wharf_auth::{Attributes, Authorizer, Decision, NodeAuthorizer, Rbac, Requirement, Tokens, User};
+use wharf_auth::{Attributes, Authorizer, Decision, Follow, NodeAuthorizer, Rbac, Requirement, Tokens, User};
 
 mod support;
 
@@ -116,7 +116,7 @@ async fn what_goes_wrong_lets_nobody_in() {
 async fn answers_are_kept_for_their_time_and_failures_are_not() {
     let server = Server::new(knows_good).await;
     let (inner, hands) = (Arc::new(tokens(&server, "v1", TIMEOUT).await), Hands::default());
-    let cached = CachedTokens::new(inner, Duration::from_secs(120), hands.clock());
+    let cached = CachedTokens::new(inner, (Duration::from_secs(120), Duration::from_secs(120)), hands.clock());
     for (wait, token, asked) in [
         (0, "good", 1),
         (119, "good", 1),
@@ -157,7 +157,7 @@ async fn authorizers(kubeconfig: &Path, hands: &Hands, more: Value, after: &[&st
         json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthorizationConfiguration", "authorizers": all});
     let configuration = Configuration::parse(&text.to_string()).expect("a configuration");
     let (node, rbac) = (Arc::new(NodeAuthorizer::default()), Arc::new(Rbac::default()));
-    let built_in = BuiltIn { node, rbac, clock: hands.clock() };
+    let built_in = BuiltIn { node, rbac, abac: None, clock: hands.clock() };
     Configured::open(built_in, &configuration).await.expect("authorizers")
 }
 

@@ -12,7 +12,7 @@ use wharf_store::{Key, Revision, Store};
 
 use crate::applied::Applied;
 use crate::entry::Entry;
-use crate::fanout::{End, WATCHERS_MAX, Watcher, Watchers};
+use crate::fanout::{End, WATCHERS_MAX, Wakes, Watcher, Watchers};
 use crate::observer::{Observer, Observers};
 use crate::ring::Ring;
 use crate::seam::{Error, Event, EventType, Filter, Index, Start};
@@ -73,11 +73,6 @@ impl Collection {
     }
 
     /// How many objects there are.
-    /// The revision of the last change to any of the objects.
-    pub fn changed(&self) -> Revision {
-        self.state.read().last
-    }
-
     pub fn len(&self) -> usize {
         self.state.read().objects.len()
     }
@@ -246,10 +241,13 @@ impl Collection {
     }
 
     pub(crate) fn dispatch(&self, events: &[Arc<Event>]) {
+        let mut wakes = Wakes::default();
         let watchers = self.watchers.lock();
         for event in events {
-            watchers.offer(event, &self.prefix);
+            watchers.offer(event, &self.prefix, &mut wakes);
         }
+        // Who is woken may want to go at once.
+        drop(watchers);
     }
 
     /// Loads the collection if that has not been done yet.

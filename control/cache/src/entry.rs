@@ -59,10 +59,10 @@ impl Entry {
         })
     }
 
-    /// The same object in another version, whose bytes these are.
-    pub fn shown_as(&self, bytes: &[u8], kind: EventType) -> Self {
+    /// The same object in another version, whose bytes these are, with what selectors look at in that version.
+    pub fn shown_as(&self, bytes: &[u8], indexed: Indexed, kind: EventType) -> Self {
         let layout = Layout::new(kind, bytes.len());
-        layout.finish(self.key.clone(), self.revision, self.indexed.clone(), |out| {
+        layout.finish(self.key.clone(), self.revision, indexed, |out| {
             out.extend_from_slice(bytes);
             None
         })

@@ -3,6 +3,8 @@
 //! A watcher is filed under the narrowest thing its filter asks for: the value of a trigger field, a key or namespace, or
 //! nothing. An event looks up the values and prefixes that it has, so the watchers of others cost nothing.
 //! Each watcher has a bounded queue; one whose queue is full stops being offered events and catches up by itself.
+//! Nobody is woken before all have been offered what there is ([`Wakes`]): watchers that share a connection then find their
+//! events together, and go out together.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -62,27 +64,32 @@ pub(crate) enum Next {
     End(End),
 }
 
+/// Those who have something to look at, woken when this is dropped. Each is in here once: waking takes a watcher's waker.
+#[derive(Default)]
+pub(crate) struct Wakes(Vec<Waker>);
+
+impl Drop for Wakes {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(Waker::wake);
+    }
+}
+
 impl Watcher {
-    fn offer(&self, event: &Arc<Event>) {
+    fn offer(&self, event: &Arc<Event>, wakes: &mut Wakes) {
         let Some(kind) = event.kind_for(&self.filter) else { return };
-        let waker = {
-            let mut queue = self.queue.lock();
-            if queue.pulling || queue.ended.is_some() || event.revision <= queue.through {
-                return;
-            }
-            if queue.waiting.len() == QUEUE_MAX {
-                // All before this event is queued or did not match.
-                queue.through = Revision(event.revision.0 - 1);
-                queue.pulling = true;
-                return;
-            }
-            queue.through = event.revision;
-            queue.waiting.push_back((event.clone(), kind));
-            queue.waker.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
+        let mut queue = self.queue.lock();
+        if queue.pulling || queue.ended.is_some() || event.revision <= queue.through {
+            return;
         }
+        if queue.waiting.len() == QUEUE_MAX {
+            // All before this event is queued or did not match.
+            queue.through = Revision(event.revision.0 - 1);
+            queue.pulling = true;
+            return;
+        }
+        queue.through = event.revision;
+        queue.waiting.push_back((event.clone(), kind));
+        wakes.0.extend(queue.waker.take());
     }
 
     pub fn poll_next(&self, waker: &Waker) -> Poll<Next> {
@@ -187,31 +194,31 @@ impl Watchers {
 
     /// Offers an event to every watcher that it may concern, each once: a watcher is filed in one place, and the places
     /// looked at are distinct.
-    pub fn offer(&self, event: &Arc<Event>, collection: &str) {
+    pub fn offer(&self, event: &Arc<Event>, collection: &str, wakes: &mut Wakes) {
         if self.count == 0 {
             return;
         }
-        self.offer_at(&Place::Everywhere, event);
+        self.offer_at(&Place::Everywhere, event, wakes);
         for (field, _) in &self.fields {
             let new = value(&event.new.indexed.fields, field);
-            self.offer_at(&Place::Field(field, new.to_owned()), event);
+            self.offer_at(&Place::Field(field, new.to_owned()), event, wakes);
             if let Some(old) = event.old.as_ref().map(|old| value(&old.indexed.fields, field)).filter(|old| *old != new)
             {
-                self.offer_at(&Place::Field(field, old.to_owned()), event);
+                self.offer_at(&Place::Field(field, old.to_owned()), event, wakes);
             }
         }
         if self.keys > 0 {
             let key = &*event.new.key;
             for (at, _) in key.match_indices('/').filter(|(at, _)| *at + 1 >= collection.len()) {
-                self.offer_at(&Place::Key(key[..=at].to_owned()), event);
+                self.offer_at(&Place::Key(key[..=at].to_owned()), event, wakes);
             }
-            self.offer_at(&Place::Key(key.to_owned()), event);
+            self.offer_at(&Place::Key(key.to_owned()), event, wakes);
         }
     }
 
-    fn offer_at(&self, place: &Place, event: &Arc<Event>) {
+    fn offer_at(&self, place: &Place, event: &Arc<Event>, wakes: &mut Wakes) {
         for watcher in self.places.get(place).into_iter().flatten() {
-            watcher.offer(event);
+            watcher.offer(event, wakes);
         }
     }
 

@@ -38,6 +38,16 @@ pub enum EventType {
 }
 
 impl EventType {
+    /// What a change is to a watcher, by whether the object was in its selection before and is now.
+    pub fn of(before: bool, now: bool) -> Option<Self> {
+        match (before, now) {
+            (false, true) => Some(Self::Added),
+            (true, true) => Some(Self::Modified),
+            (true, false) => Some(Self::Deleted),
+            (false, false) => None,
+        }
+    }
+
     /// As a watch frame spells it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -82,12 +92,7 @@ impl Event {
         }
         let now = !self.deleted && filter.selects(&self.new.indexed);
         let before = self.old.as_ref().is_some_and(|old| filter.selects(&old.indexed));
-        match (before, now) {
-            (false, true) => Some(EventType::Added),
-            (true, true) => Some(EventType::Modified),
-            (true, false) => Some(EventType::Deleted),
-            (false, false) => None,
-        }
+        EventType::of(before, now)
     }
 
     pub(crate) fn delivery(self: &Arc<Self>, kind: EventType) -> Delivery {
@@ -191,6 +196,15 @@ impl Delivery {
         self.encoded(JSON, || self.entry.encode_frame(self.kind))
     }
 
+    /// The same change as another type of event, for who finds by more than the filter what it is to a watcher. An initial event
+    /// stays what it is.
+    pub fn turned(&self, kind: EventType) -> Delivery {
+        match &self.event {
+            Some(event) if kind != self.kind => event.delivery(kind),
+            _ => self.clone(),
+        }
+    }
+
     /// The revision at which what is delivered was written: of a deletion, that of the object's last state.
     pub fn written_at(&self) -> Revision {
         let old = self.event.as_ref().and_then(|event| event.old.as_ref()).filter(|_| self.kind == EventType::Deleted);
@@ -204,9 +218,9 @@ impl Delivery {
         Some(Delivery { entry: entry.clone(), slot, ..self.clone() })
     }
 
-    /// The delivery in another version, whose bytes these are. All watchers of the version share it.
-    pub fn show(&self, slot: u8, bytes: &[u8]) -> Delivery {
-        let entry = Arc::new(self.entry.shown_as(bytes, self.kind));
+    /// The delivery in another version, whose bytes and index these are. All watchers of the version share it.
+    pub fn show(&self, slot: u8, bytes: &[u8], indexed: Indexed) -> Delivery {
+        let entry = Arc::new(self.entry.shown_as(bytes, indexed, self.kind));
         if let Some(event) = &self.event {
             event.shown.lock().push((self.kind, slot, entry.clone()));
         }

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::ops::Range;
 
 use bytes::Bytes;
+use wharf_machinery::cursor::{Cursor, Malformed};
 use wharf_store::Revision;
 
 /// Where a resourceVersion goes.
@@ -69,95 +70,21 @@ pub(crate) fn place(json: &[u8]) -> Place {
     scan(json).unwrap_or(Place::Nowhere)
 }
 
-fn scan(json: &[u8]) -> Option<Place> {
-    let mut scanner = Scanner { json, at: 0 };
-    scanner.expect(b'{')?;
-    let object = scanner.at;
-    if scanner.peek()? == b'}' {
-        return Some(Place::Object { at: object, empty: true });
-    }
-    loop {
-        let key = scanner.string()?;
-        scanner.expect(b':')?;
-        let first = scanner.peek()?;
-        if key == b"metadata" {
-            scanner.expect(b'{')?;
-            let at = scanner.at;
-            return Some(Place::Metadata { at, empty: scanner.peek()? == b'}' });
+fn scan(json: &[u8]) -> Result<Place, Malformed> {
+    let mut cursor = Cursor::new(json);
+    cursor.enter_object()?;
+    let (object, mut first) = (cursor.at(), true);
+    let mut empty = true;
+    while let Some(key) = cursor.key(&mut first)? {
+        if key.raw() == b"metadata" {
+            cursor.enter_object()?;
+            let at = cursor.at();
+            return Ok(Place::Metadata { at, empty: cursor.peek()? == b'}' });
         }
-        scanner.skip_value(first)?;
-        match scanner.peek()? {
-            b',' => scanner.at += 1,
-            b'}' => return Some(Place::Object { at: object, empty: false }),
-            _ => return None,
-        }
+        cursor.value()?;
+        empty = false;
     }
-}
-
-struct Scanner<'a> {
-    json: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Scanner<'a> {
-    /// The next byte that is not white space.
-    fn peek(&mut self) -> Option<u8> {
-        while matches!(self.json.get(self.at)?, b' ' | b'\t' | b'\n' | b'\r') {
-            self.at += 1;
-        }
-        Some(self.json[self.at])
-    }
-
-    fn expect(&mut self, byte: u8) -> Option<()> {
-        (self.peek()? == byte).then(|| self.at += 1)
-    }
-
-    /// The raw content of a string.
-    fn string(&mut self) -> Option<&'a [u8]> {
-        self.expect(b'"')?;
-        let start = self.at;
-        loop {
-            match self.json.get(self.at)? {
-                b'"' => break,
-                b'\\' => self.at += 2,
-                _ => self.at += 1,
-            }
-        }
-        self.at += 1;
-        Some(&self.json[start..self.at - 1])
-    }
-
-    fn skip_value(&mut self, first: u8) -> Option<()> {
-        match first {
-            b'"' => self.string().map(drop),
-            b'{' | b'[' => self.skip_nested(),
-            _ => {
-                while !matches!(self.json.get(self.at)?, b',' | b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r') {
-                    self.at += 1;
-                }
-                Some(())
-            }
-        }
-    }
-
-    fn skip_nested(&mut self) -> Option<()> {
-        let mut depth = 0usize;
-        loop {
-            match self.json.get(self.at)? {
-                b'"' => {
-                    self.string()?;
-                    continue;
-                }
-                b'{' | b'[' => depth += 1,
-                b'}' | b']' => depth -= 1,
-                _ => {}
-            }
-            self.at += 1;
-            if depth == 0 {
-                return Some(());
-            }
-        }
-    }
+    Ok(Place::Object { at: object, empty })
 }
 
 #[cfg(test)]

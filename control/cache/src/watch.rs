@@ -6,13 +6,15 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
+use futures::future::BoxFuture;
 use wharf_store::{Key, Revision};
 
 use crate::collection::{Collection, HISTORY_PAGE};
 use crate::entry::Entry;
 use crate::fanout::{End, Next, Watcher};
-use crate::seam::{Delivery, Error, Item};
+use crate::seam::{Delivery, Error, Event, Item};
 use crate::snapshot::{self, Objects, Snapshot};
 
 /// How many initial events are prepared at a time.
@@ -31,8 +33,13 @@ pub struct Watch {
     returned: Revision,
     /// Where `returned` gets to with the last of `ready`.
     reached: Revision,
+    /// The store's log is being read.
+    reading: Option<BoxFuture<'static, Result<History, Error>>>,
     over: bool,
 }
+
+/// Events, and the revision that they reach to.
+type History = (Vec<Arc<Event>>, Revision);
 
 /// The rest of the initial events.
 struct Initial {
@@ -52,42 +59,54 @@ impl Watch {
         let returned = if begun { from } else { Revision(0) };
         let initial = initial.map(|Snapshot { revision, objects }| Initial { objects, after: None, revision });
         let ready = VecDeque::new();
-        Self { collection, watcher, initial, begun, ready, returned, reached: returned, over: false }
+        Self { collection, watcher, initial, begun, ready, returned, reached: returned, reading: None, over: false }
     }
 
     /// The next item; none when the collection is no longer served. After an error there is none either.
     /// [`Error::Expired`] means that history does not reach back far enough: the client must list again.
     /// Cancel safe.
     pub async fn next(&mut self) -> Option<Result<Item, Error>> {
-        loop {
-            if self.over {
-                return None;
-            }
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// See [`next`](Self::next).
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Item, Error>>> {
+        while !self.over {
             if let Some(item) = self.ready.pop_front() {
                 self.note(&item);
-                return Some(Ok(item));
+                return Poll::Ready(Some(Ok(item)));
             }
             if self.initial.is_some() {
                 self.prepare_initial();
                 continue;
             }
-            let result = match poll_fn(|context| self.watcher.poll_next(context.waker())).await {
+            if let Some(reading) = &mut self.reading {
+                let read = ready!(reading.as_mut().poll(context));
+                self.reading = None;
+                match read {
+                    Ok(history) => self.take_in(history),
+                    Err(error) => return self.fail(error),
+                }
+                continue;
+            }
+            match ready!(self.watcher.poll_next(context.waker())) {
                 Next::Delivery(delivery) => {
                     self.returned = delivery.entry.revision;
-                    return Some(Ok(Item::Event(delivery)));
+                    return Poll::Ready(Some(Ok(Item::Event(delivery))));
                 }
-                Next::Pull(after) => self.pull(after).await,
-                Next::End(End::Removed) => {
-                    self.over = true;
-                    return None;
+                Next::Pull(after) => self.pull(after),
+                Next::End(End::Removed) => self.over = true,
+                Next::End(End::Reloaded(oldest)) => {
+                    return self.fail(Error::Expired { asked: self.returned, oldest });
                 }
-                Next::End(End::Reloaded(oldest)) => Err(Error::Expired { asked: self.returned, oldest }),
-            };
-            if let Err(error) = result {
-                self.over = true;
-                return Some(Err(error));
             }
         }
+        Poll::Ready(None)
+    }
+
+    fn fail(&mut self, error: Error) -> Poll<Option<Result<Item, Error>>> {
+        self.over = true;
+        Poll::Ready(Some(Err(error)))
     }
 
     /// What a bookmark may say now: every matching event up to this revision has been returned by [`next`](Self::next).
@@ -131,17 +150,22 @@ impl Watch {
     }
 
     /// Reads some of what came after a revision, from the ring if it reaches back so far, otherwise from the store's log.
-    async fn pull(&mut self, after: Revision) -> Result<(), Error> {
-        let (events, through) = match self.collection.recent(after, HISTORY_PAGE) {
-            Some(recent) => recent,
-            None => self.collection.older(after).await?,
-        };
+    fn pull(&mut self, after: Revision) {
+        match self.collection.recent(after, HISTORY_PAGE) {
+            Some(recent) => self.take_in(recent),
+            None => {
+                let collection = self.collection.clone();
+                self.reading = Some(Box::pin(async move { collection.older(after).await }));
+            }
+        }
+    }
+
+    fn take_in(&mut self, (events, through): History) {
         let filter = &self.watcher.filter;
         let seen = events.iter().filter_map(|event| Some(event.delivery(event.kind_for(filter)?)));
         self.ready.extend(seen.map(Item::Event));
         self.reached = through;
         self.watcher.pulled(through, || self.collection.last() <= through);
-        Ok(())
     }
 }
 

@@ -28,11 +28,16 @@ const BACKOFF_MOST: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Informers {
     inner: Arc<Inner>,
+    /// Whom the holder of this clone acts as.
+    client: Client,
 }
+
+/// A kind's type and a field selector.
+type Watched = (TypeId, &'static str);
 
 struct Inner {
     client: Client,
-    kinds: Mutex<HashMap<TypeId, Box<dyn Any + Send + Sync>>>,
+    kinds: Mutex<HashMap<Watched, Box<dyn Any + Send + Sync>>>,
     tasks: TaskTracker,
     cancel: CancellationToken,
     _cancel_on_drop: DropGuard,
@@ -42,31 +47,45 @@ impl Informers {
     pub fn new(client: Client) -> Self {
         let cancel = CancellationToken::new();
         let inner = Inner {
-            client,
+            client: client.clone(),
             kinds: Mutex::default(),
             tasks: TaskTracker::new(),
             _cancel_on_drop: cancel.clone().drop_guard(),
             cancel,
         };
-        Self { inner: Arc::new(inner) }
+        Self { inner: Arc::new(inner), client }
+    }
+
+    /// The same watches, for somebody who acts with a client of their own.
+    pub fn acting_as(&self, client: Client) -> Self {
+        Self { inner: self.inner.clone(), client }
     }
 
     /// The shared view of all objects of `K`, in every namespace. Must be called inside a tokio runtime.
     pub fn of<K: Informed>(&self) -> Lister<K> {
+        self.selected("")
+    }
+
+    /// The shared view of those objects of `K` that a field selector chooses: of a kind whose objects are many, large and mostly
+    /// nobody's business here. An empty selector chooses all. Must be called inside a tokio runtime.
+    pub fn selected<K: Informed>(&self, fields: &'static str) -> Lister<K> {
         let mut kinds = self.inner.kinds.lock();
-        if let Some(lister) = kinds.get(&TypeId::of::<K>()).and_then(|lister| lister.downcast_ref::<Lister<K>>()) {
+        let key = (TypeId::of::<K>(), fields);
+        if let Some(lister) = kinds.get(&key).and_then(|lister| lister.downcast_ref::<Lister<K>>()) {
             return lister.clone();
         }
         let lister = Lister::<K>::new();
-        kinds.insert(TypeId::of::<K>(), Box::new(lister.clone()));
+        kinds.insert(key, Box::new(lister.clone()));
         let api = Api::all(self.inner.client.clone());
-        self.inner.tasks.spawn(run(api, lister.clone(), self.inner.cancel.clone()));
+        let config =
+            watcher::Config { field_selector: (!fields.is_empty()).then(|| fields.to_owned()), ..Default::default() };
+        self.inner.tasks.spawn(run(api, config, lister.clone(), self.inner.cancel.clone()));
         lister
     }
 
-    /// The client under the watches.
+    /// What to act with: the client under the watches, unless [`Informers::acting_as`] has said otherwise.
     pub fn client(&self) -> &Client {
-        &self.inner.client
+        &self.client
     }
 
     /// Ends all watches and waits until they have. Views keep what they hold.
@@ -77,22 +96,22 @@ impl Informers {
     }
 }
 
-async fn run<K: Informed>(api: Api<K>, lister: Lister<K>, cancel: CancellationToken) {
+async fn run<K: Informed>(api: Api<K>, config: watcher::Config, lister: Lister<K>, cancel: CancellationToken) {
     // Back-off lives across restarts of the state machine.
     while !cancel.is_cancelled() {
         tokio::select! {
             () = cancel.cancelled() => {}
-            () = follow(api.clone(), &lister) => {}
+            () = follow(api.clone(), config.clone(), &lister) => {}
         }
     }
     lister.shared.close();
 }
 
 /// Follows one run of the state machine until it must be started over.
-async fn follow<K: Informed>(api: Api<K>, lister: &Lister<K>) {
+async fn follow<K: Informed>(api: Api<K>, config: watcher::Config, lister: &Lister<K>) {
     // Nobody here asks who owns which field, and owners take more memory than many an object.
     let forget_owners = |object: &mut K| object.meta_mut().managed_fields = None;
-    let events = watcher(api, watcher::Config::default()).backoff(WatchBackoff::default());
+    let events = watcher(api, config).backoff(WatchBackoff::default());
     let mut events = events.modify(forget_owners).boxed();
     loop {
         match events.try_next().await {

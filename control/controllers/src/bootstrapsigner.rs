@@ -20,6 +20,9 @@ use crate::call::{self, During as _};
 
 const NAMESPACE: &str = "kube-public";
 const NAME: &str = "cluster-info";
+const SELECTOR: &str = "metadata.namespace=kube-public,metadata.name=cluster-info";
+/// Secrets that are bootstrap tokens, as the one who deletes them selects them too.
+pub const TOKENS: &str = "type=bootstrap.kubernetes.io/token";
 const CONTENT: &str = "kubeconfig";
 const SIGNATURE_PREFIX: &str = "jws-kubeconfig-";
 
@@ -33,7 +36,7 @@ pub struct BootstrapSigner {
 impl BootstrapSigner {
     pub fn new(informers: &Informers, clock: Clock) -> Self {
         let client = informers.client().clone();
-        Self { client, config_maps: informers.of(), secrets: informers.of(), clock }
+        Self { client, config_maps: informers.selected(SELECTOR), secrets: informers.selected(TOKENS), clock }
     }
 }
 

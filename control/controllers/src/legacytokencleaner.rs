@@ -18,7 +18,7 @@ use wharf_machinery::pod_secrets;
 use wharf_types::k8s::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount};
 
 use crate::call::{self, During as _, gone_is_fine};
-use crate::serviceaccounttoken::{account_name, is_token, meant};
+use crate::serviceaccounttoken::{TOKENS, account_name, is_token, meant};
 
 /// How often all are looked at (`DefaultCleanerSyncInterval`), and how long a token may lie unused
 /// (`--legacy-service-account-token-clean-up-period`).
@@ -43,7 +43,7 @@ pub struct LegacyTokenCleaner {
 impl LegacyTokenCleaner {
     pub fn new(informers: &Informers, clock: Clock) -> Self {
         let client = informers.client().clone();
-        Self { client, secrets: informers.of(), accounts: informers.of(), pods: informers.of(), clock }
+        Self { client, secrets: informers.selected(TOKENS), accounts: informers.of(), pods: informers.of(), clock }
     }
 
     /// Midnight after the day on which use was first written down.

@@ -15,6 +15,7 @@ use crate::call::{self, During as _};
 use crate::serviceaccount::is_active;
 
 const NAME: &str = "kube-root-ca.crt";
+const SELECTOR: &str = "metadata.name=kube-root-ca.crt";
 const FILE: &str = "ca.crt";
 const DESCRIPTION_KEY: &str = "kubernetes.io/description";
 const DESCRIPTION: &str = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters.";
@@ -31,7 +32,7 @@ impl RootCa {
         Self {
             client: informers.client().clone(),
             namespaces: informers.of(),
-            config_maps: informers.of(),
+            config_maps: informers.selected(SELECTOR),
             bundle: [(FILE.to_owned(), ca_pem)].into(),
         }
     }

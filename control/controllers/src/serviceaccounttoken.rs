@@ -17,6 +17,8 @@ use wharf_types::k8s::api::core::v1::{Secret, ServiceAccount};
 use crate::call::{self, During as _, gone_is_fine};
 
 pub const SECRET_TYPE: &str = "kubernetes.io/service-account-token";
+/// Secrets of that type, as all who are about tokens select them.
+pub const TOKENS: &str = "type=kubernetes.io/service-account-token";
 const ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
 const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
 const TOKEN: &str = "token";
@@ -55,7 +57,7 @@ pub struct ServiceAccountTokens {
 
 impl ServiceAccountTokens {
     pub fn new(informers: &Informers, signer: TokenSigner, ca_pem: Option<String>) -> Self {
-        let (secrets, accounts) = (informers.of::<Secret>(), informers.of::<ServiceAccount>());
+        let (secrets, accounts) = (informers.selected::<Secret>(TOKENS), informers.of::<ServiceAccount>());
         let by_account = secrets.index(|secret: &Secret| {
             let namespace = secret.metadata.namespace.as_deref().unwrap_or_default();
             account_name(secret).map(|name| format!("{namespace}/{name}")).into_iter().collect()

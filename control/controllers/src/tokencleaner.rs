@@ -9,7 +9,7 @@ use wharf_client::{Action, Changed, Clock, Error, Informers, Lister, ObjectKey, 
 use wharf_machinery::bootstrap_token;
 use wharf_types::k8s::api::core::v1::Secret;
 
-use crate::bootstrapsigner::is_token;
+use crate::bootstrapsigner::{TOKENS, is_token};
 use crate::call::{self, During as _, gone_is_fine};
 
 pub struct TokenCleaner {
@@ -20,7 +20,7 @@ pub struct TokenCleaner {
 
 impl TokenCleaner {
     pub fn new(informers: &Informers, clock: Clock) -> Self {
-        Self { client: informers.client().clone(), secrets: informers.of(), clock }
+        Self { client: informers.client().clone(), secrets: informers.selected(TOKENS), clock }
     }
 }
 

@@ -5,9 +5,8 @@
 //! before it goes: a pod that uses it may not have been seen yet.
 
 use async_trait::async_trait;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{ListParams, PostParams};
 use kube::{Api, Client};
-use serde_json::json;
 use wharf_client::{Action, Changed, Error, Index, Informers, Lister, ObjectKey, Reconcile, Trigger};
 use wharf_types::k8s::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use wharf_types::meta::ObjectMeta;
@@ -68,8 +67,9 @@ impl Reconcile for ClaimProtection {
             Plan::Release(rest) | Plan::Protect(rest) => rest,
         };
         let api = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), &key.namespace);
-        let patch = finalizers(&claim.metadata, &wanted);
-        match gone_is_fine(api.patch(&key.name, &PatchParams::default(), &patch).await) {
+        let mut next = PersistentVolumeClaim::clone(&claim);
+        next.metadata.finalizers = Some(wanted);
+        match gone_is_fine(api.replace(&key.name, &PostParams::default(), &next).await) {
             Err(error) if is_conflict(&error) => Ok(Action::done()),
             result => Ok(result.during("write the finalizers of claim", key).map(|_| Action::done())?),
         }
@@ -106,8 +106,9 @@ impl Reconcile for VolumeProtection {
             Plan::Release(rest) | Plan::Protect(rest) => rest,
         };
         let api = Api::<PersistentVolume>::all(self.client.clone());
-        let patch = finalizers(&volume.metadata, &wanted);
-        match gone_is_fine(api.patch(&key.name, &PatchParams::default(), &patch).await) {
+        let mut next = PersistentVolume::clone(&volume);
+        next.metadata.finalizers = Some(wanted);
+        match gone_is_fine(api.replace(&key.name, &PostParams::default(), &next).await) {
             Err(error) if is_conflict(&error) => Ok(Action::done()),
             result => Ok(result.during("write the finalizers of volume", key).map(|_| Action::done())?),
         }
@@ -139,12 +140,6 @@ fn plan(meta: &ObjectMeta, finalizer: &str) -> Plan {
     }
 }
 
-fn finalizers(meta: &ObjectMeta, wanted: &[String]) -> Patch<serde_json::Value> {
-    Patch::Merge(json!({
-        "metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version, "finalizers": wanted},
-    }))
-}
-
 /// The claims that the pod's volumes name, and those that are made for it.
 fn claims_of(pod: &Pod) -> Vec<String> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
@@ -165,6 +160,8 @@ fn uses(pod: &Pod, claim: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn check(meta: serde_json::Value, expected: Plan) {

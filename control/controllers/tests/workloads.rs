@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use support::{Cluster, create, end, template};
 use wharf_types::k8s::api::apps::v1::{Deployment, ReplicaSet};
 use wharf_types::k8s::api::batch::v1::Job;
-use wharf_types::k8s::api::core::v1::{Pod, Service};
+use wharf_types::k8s::api::core::v1::{PersistentVolumeClaim, Pod, Service};
 use wharf_types::k8s::api::discovery::v1::EndpointSlice;
 use wharf_types::k8s::api::policy::v1::PodDisruptionBudget;
 
@@ -261,4 +261,86 @@ async fn evictions_keep_to_a_budget_that_follows_the_pods() {
         .wait::<Pod>("the pod replaced", move |pods| pods.len() == 3 && pods.iter().all(|pod| pod.metadata.uid != uid))
         .await;
     cluster.wait_one::<PodDisruptionBudget>("web", "two may go again", counts(3, 2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_controller_writes_as_itself_and_nothing_that_upstreams_may_not() {
+    let cluster = Cluster::start().await;
+    let service = json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
+    create::<Service>(&cluster.api(), service).await;
+    let budget =
+        json!({"metadata": {"name": "web"}, "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}}});
+    create::<PodDisruptionBudget>(&cluster.api(), budget).await;
+    create(&cluster.api::<Deployment>(), deployment("web", 2, "v1")).await;
+    let claim = json!({"metadata": {"name": "data"}, "spec": {
+        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+    create::<PersistentVolumeClaim>(&cluster.api(), claim).await;
+    cluster.wait_one::<Deployment>("web", "two available", |web| is_rolled_out(web, 2)).await;
+    cluster
+        .wait::<PersistentVolumeClaim>("a protected claim", |claims| {
+            claims.iter().any(|claim| claim.metadata.finalizers.is_some())
+        })
+        .await;
+    cluster
+        .wait::<EndpointSlice>("a slice with both", |slices| {
+            slices.iter().any(|slice| slice.endpoints.iter().flatten().count() == 2)
+        })
+        .await;
+    cluster.api::<Deployment>().delete("web", &DeleteParams::default()).await.expect("deleted");
+    cluster.wait::<Pod>("no pods", <[_]>::is_empty).await;
+
+    let written: BTreeSet<String> = cluster
+        .written()
+        .into_iter()
+        .map(|(user, verb, resource)| {
+            format!("{} {verb} {resource}", user.trim_start_matches("system:serviceaccount:kube-system:"))
+        })
+        .collect();
+    for expected in [
+        "deployment-controller create replicasets",
+        "deployment-controller update deployments/status",
+        "replicaset-controller create pods",
+        "replicaset-controller update replicasets/status",
+        "endpointslice-controller create endpointslices",
+        "disruption-controller update poddisruptionbudgets/status",
+        "pvc-protection-controller update persistentvolumeclaims",
+        "service-account-controller create serviceaccounts",
+        "root-ca-cert-publisher create configmaps",
+        "generic-garbage-collector delete replicasets",
+    ] {
+        assert!(written.contains(expected), "{expected:?} is not in {written:#?}");
+    }
+    // Who watches for all of them writes nothing but events.
+    let manager: Vec<&String> = written.iter().filter(|line| line.starts_with("system:kube-")).collect();
+    assert!(manager.iter().all(|line| line.ends_with(" events")), "{manager:?}");
+}
+
+#[test]
+fn no_identity_is_bound_to_more_than_upstreams_roles() {
+    let policy = wharf_auth::rbac::bootstrap::policy();
+    let roles = policy.cluster_roles.iter().filter_map(|role| role.metadata.name.as_deref());
+    let own: Vec<&str> = roles.filter(|name| name.starts_with("wharf:") && *name != "wharf:metrics").collect();
+    assert_eq!(own, Vec::<&str>::new(), "no identity has a role of ours but the one that reads metrics of nodes");
+    let mut bound: Vec<String> = Vec::new();
+    for binding in &policy.cluster_role_bindings {
+        for subject in binding.subjects.iter().flatten() {
+            let name = match &subject.namespace {
+                Some(namespace) => format!("{namespace}:{}", subject.name),
+                None => subject.name.clone(),
+            };
+            bound.push(format!("{name} {}", binding.role_ref.name));
+        }
+    }
+    let of = |name: &str| -> Vec<&str> {
+        bound.iter().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).collect()
+    };
+    assert_eq!(of("system:kube-controller-manager"), ["system:kube-controller-manager"]);
+    assert_eq!(of("system:kube-scheduler"), ["system:kube-scheduler", "system:volume-scheduler"]);
+    assert_eq!(of("system:kube-proxy"), ["system:node-proxier"]);
+    // A node that joins from another machine routes services by its own identity.
+    assert_eq!(of("system:nodes"), ["system:node-proxier"]);
+    for account in bound.iter().filter_map(|line| line.strip_prefix("kube-system:")) {
+        let (account, role) = account.split_once(' ').expect("an account and its role");
+        assert!(role == format!("system:controller:{account}") || role == "system:kube-dns", "{account} {role}");
+    }
 }

@@ -10,6 +10,7 @@
 //! ```
 //! where the functions edit an object as JSON; `apiVersion` is changed for them. Selectors look at what is stored, as the row that
 //! is served first says: rows of a prefix that are sorted first bring the index, so their selectable fields must suffice for all.
+//! Where they do not, [`Convert::selects_late`] says so, and objects are selected as the row shows them.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -39,6 +40,12 @@ pub trait Convert: Send + Sync {
     /// False where an object that was written at this revision is shown as it is stored.
     fn concerns(&self, _revision: u64) -> bool {
         true
+    }
+
+    /// True where objects may be stored in other versions than the row's, so that selectors of the row's own fields have to look at
+    /// an object as the row shows it.
+    fn selects_late(&self) -> bool {
+        false
     }
 
     /// Stored objects, each as a GET would show it (with its resourceVersion), as the row shows them.

@@ -62,7 +62,8 @@ pub trait Kind: Send + Sync {
         name
     }
     fn columns(&self) -> Vec<Column<&str>>;
-    fn cells(&self, object: &dyn AnyObject, now: Timestamp) -> Vec<Value>;
+    /// One cell for each column, of an object as it is stored.
+    fn cells(&self, stored: &[u8], now: Timestamp) -> Result<Vec<Value>, DecodeError>;
     fn delete(&self, object: &mut dyn AnyObject, options: &DeleteOptions) -> Graceful;
     fn refuse_delete(&self, name: &str) -> Option<&'static str>;
     fn orphans_by_default(&self) -> bool;
@@ -210,8 +211,8 @@ impl<S: Strategy> Kind for Typed<S> {
         self.0.columns().to_vec()
     }
 
-    fn cells(&self, object: &dyn AnyObject, now: Timestamp) -> Vec<Value> {
-        self.0.cells(self.of(object), now)
+    fn cells(&self, stored: &[u8], now: Timestamp) -> Result<Vec<Value>, DecodeError> {
+        self.0.stored_cells(stored, now).map_err(|error| DecodeError(error.to_string()))
     }
 
     fn delete(&self, object: &mut dyn AnyObject, options: &DeleteOptions) -> Graceful {

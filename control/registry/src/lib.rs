@@ -20,6 +20,7 @@ mod row;
 pub mod strategy;
 #[cfg(test)]
 mod testing;
+mod text;
 mod wire;
 
 /// What a CustomResourceDefinition must hold, for who keeps them.

@@ -65,7 +65,8 @@ pub fn created<S: Strategy>(strategy: &S, yaml: &str, expected: &str) {
 #[track_caller]
 pub fn check_cells<S: Strategy>(strategy: &S, yaml: &str, expected: &str) {
     let object = object(strategy, yaml);
-    let cells = strategy.cells(&object, NOW.parse().expect("a time"));
+    let stored = serde_json::to_vec(&object).expect("JSON");
+    let cells = strategy.stored_cells(&stored, NOW.parse().expect("a time")).expect("a stored object");
     assert_eq!(cells.len(), strategy.columns().len(), "one cell for each column");
     let shown: Vec<String> =
         cells.iter().map(|cell| cell.as_str().map_or_else(|| cell.to_string(), ToOwned::to_owned)).collect();

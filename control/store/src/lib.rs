@@ -113,6 +113,9 @@ pub enum Error {
     Format { path: String, found: u64, supported: u64 },
     #[error("store is closed")]
     Closed,
+    /// A value cannot be sealed or opened, for now at least.
+    #[error("unable to transform key {key:?}: {why}")]
+    Transform { key: String, why: String },
     /// The disk or the network failed. Nothing is known about the commit that met it.
     #[error("{operation}")]
     Backend {

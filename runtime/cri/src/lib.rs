@@ -83,6 +83,10 @@ pub trait Runtime: Send + Sync + 'static {
     /// Asks the container's log writer to reopen its file after a rotation.
     async fn reopen_log(&self, id: &ContainerId) -> Result<()>;
     async fn stats(&self, id: &ContainerId) -> Result<ContainerStats>;
+    /// [`Runtime::stats`] where nothing but CPU and memory is wanted; what costs more to find out may be zero.
+    async fn cpu_and_memory(&self, id: &ContainerId) -> Result<ContainerStats> {
+        self.stats(id).await
+    }
 
     /// Runs a command in the container's place (its env, volumes, addresses) and waits for it.
     async fn exec_sync(&self, id: &ContainerId, command: Vec<String>, timeout: Option<Duration>) -> Result<ExecResult>;

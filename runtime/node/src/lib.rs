@@ -11,6 +11,7 @@
 
 mod admit;
 pub mod backoff;
+pub mod certificates;
 mod container_config;
 mod context;
 mod dns;
@@ -28,12 +29,13 @@ mod options;
 pub mod plan;
 mod pods;
 mod probes;
-mod pull_secrets;
+pub mod pull_secrets;
 mod register;
 mod sandbox_config;
 mod server;
 mod services;
 mod start;
+mod stats;
 pub mod status;
 mod status_patch;
 mod worker;

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Taint;
 use kube::Client;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
+use rustls::server::ResolvesServerCert;
 use tokio::net::TcpListener;
 use wharf_cri::{Images, Runtime};
 
@@ -114,8 +115,8 @@ pub struct ServerOptions {
 }
 
 pub struct ServerTls {
-    pub chain: Vec<CertificateDer<'static>>,
-    pub key: PrivateKeyDer<'static>,
+    /// What is served with; it may change, and until there is any, handshakes fail.
+    pub shown: Arc<dyn ResolvesServerCert>,
     /// Clients must show a certificate of this authority.
     pub client_ca: Vec<CertificateDer<'static>>,
 }

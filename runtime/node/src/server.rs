@@ -36,6 +36,7 @@ use crate::logs::{self, tail::Tail};
 use crate::names;
 use crate::options::{ServerOptions, ServerTls};
 use crate::pods::Pods;
+use crate::stats::{Detail, Machine, Stats};
 use crate::worker::Snapshot;
 use streaming::Sessions;
 
@@ -43,6 +44,7 @@ const MAX_CONNECTIONS: usize = 4096;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Blocks of a log that wait for a slow client.
 const LOG_CHUNKS: usize = 8;
+const METRICS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const ALLOWED_USER: &str = "system:apiserver";
 const ALLOWED_GROUP: &str = "system:masters";
 
@@ -59,7 +61,7 @@ pub enum Error {
 struct Inner {
     ctx: Arc<Context>,
     pods: Pods,
-    node: String,
+    stats: Stats,
     tail: Tail,
     sessions: Sessions,
 }
@@ -74,8 +76,9 @@ impl Server {
     pub fn new(ctx: Arc<Context>, pods: Pods, node: String, options: ServerOptions) -> Result<Self, Error> {
         let tail = Tail::start().map_err(Error::Tail)?;
         let tls = TlsAcceptor::from(Arc::new(tls_config(options.tls)?));
+        let stats = Stats::new(ctx.clone(), pods.clone(), node, Machine::new("/proc".into()));
         Ok(Self {
-            inner: Arc::new(Inner { ctx, pods, node, tail, sessions: Sessions::default() }),
+            inner: Arc::new(Inner { ctx, pods, stats, tail, sessions: Sessions::default() }),
             listener: options.listener,
             tls,
         })
@@ -124,8 +127,7 @@ fn tls_config(tls: ServerTls) -> Result<rustls::ServerConfig, Error> {
         .map_err(Error::ClientCa)?;
     let builder = rustls::ServerConfig::builder_with_provider(provider);
     let builder = builder.with_safe_default_protocol_versions().map_err(Error::Certificate)?;
-    let mut config =
-        builder.with_client_cert_verifier(verifier).with_single_cert(tls.chain, tls.key).map_err(Error::Certificate)?;
+    let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(tls.shown);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
@@ -167,6 +169,7 @@ fn router(inner: Arc<Inner>) -> Router {
         .route("/pods", get(list_pods))
         .route("/stats/summary", get(stats_summary))
         .route("/metrics", get(metrics))
+        .route("/metrics/resource", get(resource_metrics))
         .with_state(inner)
 }
 
@@ -356,34 +359,19 @@ async fn list_pods(State(inner): State<Arc<Inner>>) -> Response {
 }
 
 /// What metrics-server and `kubectl top` add up.
-async fn stats_summary(State(inner): State<Arc<Inner>>) -> Response {
-    let now = names::time(inner.ctx.now());
-    let mut pods = Vec::new();
-    let (mut node_cpu, mut node_memory) = (0, 0);
-    for snapshot in inner.pods.snapshots() {
-        let (mut containers, mut cpu, mut memory) = (Vec::new(), 0, 0);
-        for (name, runs) in &snapshot.containers {
-            let Some(id) = runs.latest.as_ref().filter(|run| run.running).and_then(|run| run.id.as_ref()) else {
-                continue;
-            };
-            let Ok(stats) = inner.ctx.runtime.stats(id).await else { continue };
-            cpu += stats.cpu_usage_core_nanos;
-            memory += stats.memory_working_set_bytes;
-            containers.push(json!({"name": name, "startTime": now,
-                "cpu": {"time": now, "usageCoreNanoSeconds": stats.cpu_usage_core_nanos},
-                "memory": {"time": now, "workingSetBytes": stats.memory_working_set_bytes, "rssBytes": stats.memory_rss_bytes},
-                "rootfs": {"time": now, "usedBytes": stats.rootfs_used_bytes}}));
-        }
-        (node_cpu, node_memory) = (node_cpu + cpu, node_memory + memory);
-        let start = snapshot.pod.status.as_ref().and_then(|status| status.start_time.clone());
-        pods.push(json!({
-            "podRef": {"name": names::name(&snapshot.pod), "namespace": names::namespace(&snapshot.pod), "uid": names::uid(&snapshot.pod)},
-            "startTime": start, "containers": containers,
-            "cpu": {"time": now, "usageCoreNanoSeconds": cpu}, "memory": {"time": now, "workingSetBytes": memory}}));
-    }
-    let node = json!({"nodeName": inner.node, "startTime": now,
-        "cpu": {"time": now, "usageCoreNanoSeconds": node_cpu}, "memory": {"time": now, "workingSetBytes": node_memory}});
-    axum::Json(json!({"node": node, "pods": pods})).into_response()
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct SummaryQuery {
+    only_cpu_and_memory: bool,
+}
+
+async fn stats_summary(State(inner): State<Arc<Inner>>, Query(query): Query<SummaryQuery>) -> Response {
+    let detail = if query.only_cpu_and_memory { Detail::CpuAndMemory } else { Detail::All };
+    axum::Json(inner.stats.summary(detail).await).into_response()
+}
+
+async fn resource_metrics(State(inner): State<Arc<Inner>>) -> Response {
+    ([(header::CONTENT_TYPE, METRICS_TEXT)], inner.stats.resource_metrics().await).into_response()
 }
 
 async fn metrics(State(inner): State<Arc<Inner>>) -> Response {
@@ -399,5 +387,5 @@ async fn metrics(State(inner): State<Arc<Inner>>) -> Response {
         inner.ctx.objects.watched(),
         inner.ctx.events.dropped(),
     );
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+    ([(header::CONTENT_TYPE, METRICS_TEXT)], text).into_response()
 }

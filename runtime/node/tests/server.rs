@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Bench, images};
+use common::{Bench, images, shown};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
@@ -42,7 +42,7 @@ impl Site {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (certificate, key) = leaf(&ca, "system:node:n1", "system:nodes");
-        let tls = ServerTls { chain: vec![certificate], key, client_ca: vec![ca.der().clone()] };
+        let tls = ServerTls { shown: shown(vec![certificate], key), client_ca: vec![ca.der().clone()] };
         let bench = Bench::with(images(), |options| options.server = Some(ServerOptions { listener, tls })).await;
         Self { bench, ca, address }
     }
@@ -154,7 +154,18 @@ async fn pods_stats_and_metrics_are_served() {
     let (_, pods) = site.ask("/pods").await;
     assert_eq!(serde_json::from_str::<serde_json::Value>(&pods).unwrap()["items"][0]["metadata"]["name"], "web");
     let (_, stats) = site.ask("/stats/summary").await;
-    assert_eq!(serde_json::from_str::<serde_json::Value>(&stats).unwrap()["pods"][0]["containers"][0]["name"], "c");
+    let stats: serde_json::Value = serde_json::from_str(&stats).unwrap();
+    let container = &stats["pods"][0]["containers"][0];
+    assert_eq!(container["name"], "c");
+    // A rate needs two readings, which the first who asks waits for.
+    assert!(container["cpu"]["usageNanoCores"].is_u64() && container["cpu"]["window"].is_string(), "{container}");
+    assert!(stats["node"]["memory"]["workingSetBytes"].as_u64().unwrap() > 0 && stats["node"]["fs"].is_object());
+    let (_, short) = site.ask("/stats/summary?only_cpu_and_memory=true").await;
+    let short: serde_json::Value = serde_json::from_str(&short).unwrap();
+    assert!(short["node"].get("fs").is_none() && short["pods"][0]["containers"][0].get("rootfs").is_none());
+    let (_, resources) = site.ask("/metrics/resource").await;
+    let line = "container_memory_working_set_bytes{container=\"c\",namespace=\"d\",pod=\"web\"} ";
+    assert!(resources.contains(line) && resources.contains("\nresource_scrape_error 0\n"), "{resources}");
     let (_, metrics) = site.ask("/metrics").await;
     assert!(metrics.contains("kubelet_running_containers{container_state=\"running\"} 1"), "{metrics}");
 }

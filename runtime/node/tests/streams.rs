@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use common::{Bench, PATIENCE, images};
+use common::{Bench, PATIENCE, images, shown};
 use futures::{SinkExt, StreamExt};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
@@ -40,7 +40,7 @@ impl Site {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (chain, key) = leaf("system:node:n1");
-        let tls = ServerTls { chain, key, client_ca: vec![ca.der().clone()] };
+        let tls = ServerTls { shown: shown(chain, key), client_ca: vec![ca.der().clone()] };
         let bench = Bench::with(images(), |options| options.server = Some(ServerOptions { listener, tls })).await;
         bench.pod("web", json!({"containers": [{"name": "c", "image": "run"}]}));
         bench.ready("web").await;

@@ -2,13 +2,10 @@
 //!
 //! A core module is first made a component (WASI 0.1 is adapted). Compiled code lives in `<data>/compiled/`, by the digest of
 //! the file, the engine's settings and the CPU's features; it is mapped into memory and shared by every container of the image.
-//! Invariants: an image compiles once however many containers wait for it; a cache file is used only if its checksum holds,
-//! otherwise it is made again; a write is atomic.
-//! Absent on purpose: eviction (the node removes the directory with its images).
+//! Invariants: an image compiles once however many containers wait for it; what the cache on disk does not have whole is made again.
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
@@ -19,6 +16,7 @@ use wasmtime::component::Component;
 use wasmtime_wasi_http::handler::ProxyPre;
 
 use crate::adapt;
+use crate::code_cache::CodeCache;
 use crate::engine::Engine;
 use crate::guest::Guest;
 use crate::image::ArtifactFile;
@@ -78,7 +76,7 @@ type Slot = Arc<tokio::sync::Mutex<Weak<Artifact>>>;
 /// Makes artifacts and remembers those in use.
 pub struct Compiler {
     engine: Arc<Engine>,
-    dir: PathBuf,
+    cache: CodeCache,
     slots: Mutex<HashMap<String, Slot>>,
     permits: Arc<Semaphore>,
 }
@@ -86,7 +84,7 @@ pub struct Compiler {
 impl Compiler {
     pub fn new(engine: Arc<Engine>, dir: PathBuf) -> Compiler {
         let permits = Arc::new(Semaphore::new(MAX_COMPILATIONS));
-        Compiler { engine, dir, slots: Mutex::default(), permits }
+        Compiler { engine, cache: CodeCache::new(dir), slots: Mutex::default(), permits }
     }
 
     /// The artifact of a file: the one in use, else from the cache, else compiled now.
@@ -97,10 +95,10 @@ impl Compiler {
             return Ok(artifact);
         }
         let permit = self.permits.clone().acquire_owned().await.map_err(|_| Error::Interrupted)?;
-        let (engine, dir, file) = (self.engine.clone(), self.dir.clone(), file.clone());
+        let (engine, cache, file) = (self.engine.clone(), self.cache.clone(), file.clone());
         let work = move || {
             let _permit = permit;
-            make(&engine, &dir, &file)
+            make(&engine, &cache, &file)
         };
         let made = tokio::task::spawn_blocking(work).await;
         let artifact = made.map_err(|error| if error.is_panic() { Error::Crashed } else { Error::Interrupted })??;
@@ -119,13 +117,13 @@ impl Compiler {
     }
 }
 
-fn make(engine: &Engine, dir: &Path, file: &ArtifactFile) -> Result<Artifact, Error> {
-    let cached = Cached::new(dir, &cache_key(engine, &file.digest));
-    let component = match cached.load(engine) {
+fn make(engine: &Engine, cache: &CodeCache, file: &ArtifactFile) -> Result<Artifact, Error> {
+    let key = cache_key(engine, &file.digest);
+    let component = match cached(engine, cache, &key) {
         Some(component) => component,
         None => {
             let component = compile(engine, &read(&file.path)?)?;
-            if let Err(error) = cached.store(&component) {
+            if let Err(error) = keep(cache, &key, &component) {
                 // Only speed is lost: the next start compiles again.
                 tracing::warn!(digest = file.digest, %error, "compiled code could not be cached");
             }
@@ -223,55 +221,21 @@ fn cache_key(engine: &Engine, digest: &str) -> String {
     hex::encode(sum.0.finalize())
 }
 
-/// A compiled artifact on disk: the code, and its checksum in a file beside it.
-struct Cached {
-    code: PathBuf,
-    sum: PathBuf,
+/// The component that was compiled before under this key.
+fn cached(engine: &Engine, cache: &CodeCache, key: &str) -> Option<Component> {
+    let file = cache.find(key)?;
+    // SAFETY: mapping native code is sound if it is what this engine's compiler wrote. Only this process writes to the
+    // directory (mode 0700), each file atomically and under a name that covers compiler, settings and CPU, and never changes
+    // one in place; the checksum just verified rules out truncation and bit rot; Wasmtime itself refuses a file of another
+    // version or other settings.
+    #[allow(unsafe_code)]
+    let component = unsafe { Component::deserialize_file(engine.wasmtime(), &file) };
+    component.inspect_err(|error| tracing::warn!(file = %file.display(), %error, "compiled code does not load")).ok()
 }
 
-impl Cached {
-    fn new(dir: &Path, key: &str) -> Cached {
-        Cached { code: dir.join(format!("{key}.cwasm")), sum: dir.join(format!("{key}.sha256")) }
-    }
-
-    fn load(&self, engine: &Engine) -> Option<Component> {
-        let expected = std::fs::read_to_string(&self.sum).ok()?;
-        let actual = std::fs::read(&self.code).map(|bytes| hex::encode(Sha256::digest(bytes))).ok()?;
-        if actual != expected {
-            tracing::warn!(file = %self.code.display(), "compiled code is damaged and is made again");
-            return None;
-        }
-        // SAFETY: mapping native code is sound if it is what this engine's compiler wrote. Only this process writes to the
-        // directory (mode 0700), each file atomically and under a name that covers compiler, settings and CPU, and never changes
-        // one in place; the checksum just verified rules out truncation and bit rot; Wasmtime itself refuses a file of another
-        // version or other settings.
-        #[allow(unsafe_code)]
-        let component = unsafe { Component::deserialize_file(engine.wasmtime(), &self.code) };
-        component
-            .inspect_err(|error| tracing::warn!(file = %self.code.display(), %error, "compiled code does not load"))
-            .ok()
-    }
-
-    fn store(&self, component: &Component) -> anyhow::Result<()> {
-        let code = component.serialize().map_err(|error| anyhow::anyhow!("serialize: {error:#}"))?;
-        // The sum goes last: code without it is never loaded.
-        write_atomic(&self.code, &code)?;
-        write_atomic(&self.sum, hex::encode(Sha256::digest(&code)).as_bytes())?;
-        Ok(())
-    }
-}
-
-fn write_atomic(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let temporary = path.with_extension(format!("{:016x}.tmp", rand::random::<u64>()));
-    let write = || {
-        let mut file = std::fs::File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)
-    };
-    write().inspect_err(|_| {
-        let _ = std::fs::remove_file(&temporary);
-    })
+fn keep(cache: &CodeCache, key: &str, component: &Component) -> anyhow::Result<()> {
+    let code = component.serialize().map_err(|error| anyhow::anyhow!("serialize: {error:#}"))?;
+    Ok(cache.keep(key, &code)?)
 }
 
 #[cfg(test)]

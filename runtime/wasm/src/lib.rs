@@ -11,6 +11,7 @@
 
 mod adapt;
 mod artifact;
+mod code_cache;
 mod command;
 mod container;
 mod engine;
@@ -25,6 +26,9 @@ mod pod;
 mod pool;
 mod runtime;
 mod terminal;
+mod toolbox;
 
+pub use code_cache::CodeCache;
 pub use image::{ArtifactFile, Artifacts};
 pub use runtime::{Options, WasmRuntime};
+pub use toolbox::TOOLS;

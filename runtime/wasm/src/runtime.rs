@@ -22,7 +22,7 @@ use wharf_cri::{
 };
 use wharf_net::Network;
 
-use crate::artifact::Compiler;
+use crate::artifact::{Artifact, Compiler};
 use crate::command;
 use crate::container::{Container, Context, argv, environment};
 use crate::engine::Engine;
@@ -33,6 +33,7 @@ use crate::limits::{Cpu, Memory};
 use crate::log::{Capture, Clock, Log, Pipes};
 use crate::pod::Pod;
 use crate::terminal;
+use crate::toolbox::{self, Program, Toolbox};
 
 /// What exec keeps of each of a command's streams, as CRI runtimes do.
 const MAX_EXEC_OUTPUT: usize = 16 << 20;
@@ -45,6 +46,8 @@ pub struct Options {
     pub clock: Clock,
     /// Threads for guests; none is one for each core.
     pub guest_threads: Option<usize>,
+    /// The component that `exec` finds tools in.
+    pub toolbox: Option<PathBuf>,
 }
 
 /// A dropped runtime ends its guests.
@@ -54,6 +57,7 @@ pub struct WasmRuntime {
     network: Arc<dyn Network>,
     artifacts: Arc<dyn Artifacts>,
     containers_dir: PathBuf,
+    toolbox: Toolbox,
     state: Mutex<State>,
     /// Owned for its `Drop`.
     _guests: Guests,
@@ -124,6 +128,7 @@ impl WasmRuntime {
             network: options.network,
             artifacts: options.artifacts,
             containers_dir,
+            toolbox: Toolbox::new(options.toolbox),
             state: Mutex::default(),
             _guests: Guests(Some(threads)),
         })
@@ -226,18 +231,30 @@ impl WasmRuntime {
         if argv.is_empty() {
             return Err(Error::Invalid("exec needs a command".into()));
         }
-        if container.artifact.kind.is_http() {
-            return Err(Error::Unsupported("exec in a container whose image is an HTTP component"));
-        }
         Ok(container)
     }
 
-    /// Runs the container's component with another command line. Dropping the future ends the guest.
+    /// What a command line runs in the container's place.
+    async fn program(&self, container: &Container, argv: &[String]) -> Result<Arc<Artifact>> {
+        let own = container.spec.argv.first().map_or("", String::as_str);
+        let is_command = !container.artifact.kind.is_http();
+        match toolbox::choose(&argv[0], own, is_command, self.toolbox.is_there()) {
+            Program::Own => Ok(container.artifact.clone()),
+            Program::Tool => {
+                let file = self.toolbox.file().await.map_err(internal("read the toolbox"))?;
+                self.compiler.load(&file).await.map_err(internal("compile the toolbox"))
+            }
+            Program::Nothing => Err(Error::Invalid(format!("exec: {:?}: executable file not found in $PATH", argv[0]))),
+        }
+    }
+
+    /// Runs a command line in the container's place. Dropping the future ends the guest.
     async fn run_beside(&self, container: Arc<Container>, argv: Vec<String>, stdio: Stdio) -> Result<command::End> {
         let engine = self.context.engine.clone();
+        let artifact = self.program(&container, &argv).await?;
         let task = AbortOnDropHandle::new(self.context.guests.spawn(async move {
             let spec = &container.spec;
-            let command = spec.cpu.meter(command::run(&engine, &container.artifact, spec, &argv, stdio));
+            let command = spec.cpu.meter(command::run(&engine, &artifact, spec, &argv, stdio));
             container.signals.kill.run_until_cancelled(command).await
         }));
         let end = task.await.map_err(internal("run a command"))?;
@@ -443,6 +460,10 @@ impl Runtime for WasmRuntime {
     async fn stats(&self, id: &ContainerId) -> Result<ContainerStats> {
         let container = self.find(id)?;
         tokio::task::spawn_blocking(move || container.stats()).await.map_err(internal("read a container's statistics"))
+    }
+
+    async fn cpu_and_memory(&self, id: &ContainerId) -> Result<ContainerStats> {
+        Ok(self.find(id)?.cpu_and_memory())
     }
 
     async fn exec_sync(&self, id: &ContainerId, argv: Vec<String>, timeout: Option<Duration>) -> Result<ExecResult> {

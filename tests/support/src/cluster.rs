@@ -96,17 +96,28 @@ impl Cluster {
 
     /// A client with another identity, signed by this cluster.
     pub async fn client_as(&self, user: &str, groups: &[&str]) -> Result<Client> {
+        let mut arguments = vec!["--user", user];
+        arguments.extend(groups.iter().flat_map(|group| ["--group", group]));
+        let text = self.kubeconfig_for(&arguments).await?;
+        Ok(client(Kubeconfig::from_yaml(&text).context("read the kubeconfig")?).await?.1)
+    }
+
+    /// What `wharf kubeconfig` prints for these arguments.
+    pub async fn kubeconfig_for(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(binary());
-        command.arg("kubeconfig").arg("--data").arg(self.data()).args(["--server", &self.url, "--user", user]);
-        for group in groups {
-            command.args(["--group", group]);
-        }
+        command.arg("kubeconfig").arg("--data").arg(self.data()).args(["--server", &self.url]).args(arguments);
         let output = command.kill_on_drop(true).output().await.context("run `wharf kubeconfig`")?;
         if !output.status.success() {
-            bail!("no kubeconfig for {user}: {}", String::from_utf8_lossy(&output.stderr));
+            bail!("no kubeconfig for {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         }
-        let text = String::from_utf8(output.stdout).context("read the kubeconfig")?;
-        Ok(client(Kubeconfig::from_yaml(&text).context("read the kubeconfig")?).await?.1)
+        String::from_utf8(output.stdout).context("read the kubeconfig")
+    }
+
+    /// The same, in a file of this name in the cluster's home.
+    pub async fn kubeconfig_file(&self, name: &str, arguments: &[&str]) -> Result<PathBuf> {
+        let path = self.home().join(name);
+        std::fs::write(&path, self.kubeconfig_for(arguments).await?).context("write the kubeconfig")?;
+        Ok(path)
     }
 
     pub fn kubeconfig(&self) -> PathBuf {
@@ -120,6 +131,11 @@ impl Cluster {
     /// A home for tools that keep caches, so that tests share none.
     pub fn home(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// Addresses for the pods of another node; the cluster's own is number 0.
+    pub fn pod_cidr(&self, node: u8) -> String {
+        self.slot.pod_cidr(node)
     }
 
     /// The process's number.
@@ -187,7 +203,11 @@ async fn spawn(options: &Options, slot: &Slot, directory: &Path) -> Result<(Chil
     }
     if options.role == Role::Up {
         command.args(["--kubelet-port", "0", "--registry", "127.0.0.1:0", "--node-name", "node-1"]);
-        command.args(["--pod-cidr", &slot.pod_cidr()]);
+        command.args(["--pod-cidr", &slot.pod_cidr(0)]);
+        let toolbox = guest("toolbox");
+        if toolbox.exists() {
+            command.arg("--toolbox").arg(toolbox);
+        }
     }
     command.args(["--service-cidr", &slot.service_cidr()]).args(&options.arguments);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);

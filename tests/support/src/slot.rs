@@ -31,7 +31,8 @@ impl Slot {
         format!("127.{}.0.0/16", 96 + self.number)
     }
 
-    pub fn pod_cidr(&self) -> String {
-        format!("127.{}.0.0/20", 64 + self.number)
+    /// Of the node of this number; the first is 0, the last 3. Room for the ten thousand pods that a node is to hold.
+    pub fn pod_cidr(&self, node: u8) -> String {
+        format!("127.{}.{}.0/18", 64 + self.number, node * 64)
     }
 }

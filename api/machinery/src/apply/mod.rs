@@ -25,7 +25,7 @@ pub use schema::Root;
 pub use set::Set;
 pub use tracker::{Applied, LAST_APPLIED, Tracker};
 pub use updater::{Error, Filter, Updater};
-pub use validate::{atomics, validate};
+pub use validate::{atomics, go_value, validate};
 
 /// Every field that a document mentions.
 pub fn fields(value: &crate::tree::Value<'_>, root: &Root) -> Result<Set, String> {

@@ -7,6 +7,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use crate::cursor::{Cursor, Malformed};
+
 const METADATA: &[u8] = b"metadata";
 const MANAGED: &[u8] = b"managedFields";
 
@@ -27,16 +29,16 @@ pub fn managed(object: &[u8]) -> Option<&[u8]> {
 /// Puts managed fields into an object that has none.
 pub fn join(object: Vec<u8>, managed: Option<&[u8]>) -> Vec<u8> {
     let Some(managed) = managed else { return object };
-    let Some(metadata) = field(&object, 0, METADATA).map(|(_, value)| value) else { return object };
-    let at = metadata.start + 1;
-    let is_empty = object.get(at) == Some(&b'}');
+    let Ok(Some(metadata)) = field(Cursor::new(&object), METADATA) else { return object };
+    let at = metadata.value.start + 1;
+    let Ok(next) = Cursor::starting_at(&object, at).peek() else { return object };
     let mut out = Vec::with_capacity(object.len() + managed.len() + MANAGED.len() + 4);
     out.extend_from_slice(&object[..at]);
     out.push(b'"');
     out.extend_from_slice(MANAGED);
     out.extend_from_slice(b"\":");
     out.extend_from_slice(managed);
-    if !is_empty {
+    if next != b'}' {
         out.push(b',');
     }
     out.extend_from_slice(&object[at..]);
@@ -50,82 +52,28 @@ struct Found {
 }
 
 fn find(object: &[u8]) -> Option<Found> {
-    let (_, metadata) = field(object, 0, METADATA)?;
-    let (key, value) = field(object, metadata.start, MANAGED)?;
-    if object[value.clone()] == *b"null" {
-        return None;
-    }
-    let whole = if object.get(value.end) == Some(&b',') {
-        key..value.end + 1
-    } else if key > 0 && object[key - 1] == b',' {
-        key - 1..value.end
-    } else {
-        key..value.end
-    };
-    Some(Found { whole, value })
+    let metadata = field(Cursor::new(object), METADATA).ok()??;
+    let found = field(Cursor::starting_at(object, metadata.value.start), MANAGED).ok()??;
+    (object[found.value.clone()] != *b"null").then_some(found)
 }
 
-/// A field of the object that begins at `at`: where its key begins, and its value. Only text without white space, as our
-/// encoder writes it, is understood.
-fn field(json: &[u8], at: usize, name: &[u8]) -> Option<(usize, Range<usize>)> {
-    let mut at = at;
-    if json.get(at) != Some(&b'{') {
-        return None;
+/// A field of the object that the cursor is at.
+fn field(mut cursor: Cursor<'_>, name: &[u8]) -> Result<Option<Found>, Malformed> {
+    cursor.enter_object()?;
+    let (mut first, mut before) = (true, cursor.at());
+    while let Some(key) = cursor.key(&mut first)? {
+        let value = cursor.value()?;
+        let value = cursor.at() - value.len()..cursor.at();
+        if key.raw() == name {
+            let whole = match cursor.peek()? {
+                b',' => key.start()..cursor.at() + 1,
+                _ => before..value.end,
+            };
+            return Ok(Some(Found { whole, value }));
+        }
+        before = value.end;
     }
-    at += 1;
-    while json.get(at) == Some(&b'"') {
-        let key = at;
-        at = string_end(json, at)?;
-        let is_it = &json[key + 1..at - 1] == name;
-        if json.get(at) != Some(&b':') {
-            return None;
-        }
-        let value = at + 1..value_end(json, at + 1)?;
-        at = value.end;
-        if is_it {
-            return Some((key, value));
-        }
-        if json.get(at) != Some(&b',') {
-            return None;
-        }
-        at += 1;
-    }
-    None
-}
-
-/// The end of the string that begins at `at`.
-fn string_end(json: &[u8], mut at: usize) -> Option<usize> {
-    loop {
-        at += 1;
-        match json.get(at)? {
-            b'"' => return Some(at + 1),
-            b'\\' => at += 1,
-            _ => {}
-        }
-    }
-}
-
-fn value_end(json: &[u8], mut at: usize) -> Option<usize> {
-    let mut depth = 0_usize;
-    loop {
-        match json.get(at)? {
-            b'"' => at = string_end(json, at)?,
-            b'{' | b'[' => {
-                depth += 1;
-                at += 1;
-            }
-            b'}' | b']' if depth == 0 => return Some(at),
-            b'}' | b']' => {
-                depth -= 1;
-                at += 1;
-            }
-            b',' if depth == 0 => return Some(at),
-            _ => at += 1,
-        }
-        if depth == 0 && matches!(json.get(at), None | Some(b',' | b'}' | b']')) {
-            return Some(at);
-        }
-    }
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -148,6 +96,11 @@ mod tests {
         );
         check(r#"{"metadata":{"name":"x","managedFields":[]}}"#, r#"{"metadata":{"name":"x"}}"#, Some("[]"));
         check(r#"{"metadata":{"managedFields":[]}}"#, r#"{"metadata":{}}"#, Some("[]"));
+        check(
+            r#"{ "metadata" : { "name" : "x" , "managedFields" : [ ] } }"#,
+            r#"{ "metadata" : { "name" : "x" } }"#,
+            Some("[ ]"),
+        );
         for object in [
             r#"{"metadata":{"name":"x"},"spec":{"managedFields":[1]}}"#,
             r#"{"metadata":{"labels":{"managedFields":"x"}}}"#,
@@ -169,5 +122,6 @@ mod tests {
             check(std::str::from_utf8(&joined).unwrap(), object, Some(r#"[{"a":1}]"#));
         }
         assert_eq!(join(b"{}".to_vec(), Some(b"[]")), b"{}");
+        assert_eq!(join(br#"{"metadata":{ }}"#.to_vec(), Some(b"[]")), br#"{"metadata":{"managedFields":[] }}"#);
     }
 }

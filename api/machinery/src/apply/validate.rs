@@ -130,8 +130,8 @@ fn go_type(value: &Value<'_>) -> &'static str {
     }
 }
 
-/// A value as Go prints it.
-fn go_value(value: &Value<'_>) -> String {
+/// A value as Go prints it with `%v`.
+pub fn go_value(value: &Value<'_>) -> String {
     let all = |items: Vec<String>| items.join(" ");
     match value {
         Value::Null => "<nil>".to_owned(),

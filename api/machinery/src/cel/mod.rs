@@ -20,6 +20,7 @@
 //! `runtimecost.go` and `k8s.io/apiserver/pkg/cel/library/cost.go`, so upstream's limits mean here what they mean there.
 //! Absent on purpose: protobuf messages, `cel.bind`.
 
+mod admission;
 mod check;
 mod compile;
 mod cost;
@@ -35,6 +36,7 @@ mod signatures;
 mod types;
 mod value;
 
+pub use admission::{namespace_type, request_type};
 pub use check::Env;
 pub use compile::{CompileError, Program, SOURCE_MAX};
 pub use cost::{Budget, CALL_MAX, VALIDATION_MAX};

@@ -1,162 +1,160 @@
-//! Query parameters of the verbs, as data.
+//! Parameters of operations: what upstream's option structs hold, as data, and the few that stand in paths.
+//!
+//! `parameters.txt` is read off the structs and their documentation in `k8s.io/apimachinery` and `k8s.io/api` v0.36, a field a
+//! line: struct, name, type and what it is for, as `AddObjectParams` in `apiserver/pkg/endpoints/installer.go` publishes them.
 
-use serde_json::{Value, json};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use serde_json::{Map, Value, json};
 
 use super::Dialect;
 
-/// A query parameter: name, type and meaning.
-pub(super) struct Parameter(&'static str, &'static str, &'static str);
+const PRETTY: &str = "If 'true', then the output is pretty printed. Defaults to 'false' unless the user-agent indicates a browser or command-line HTTP tool (curl and wget).";
+const NAMESPACE: &str = "object name and auth scope, such as for teams and projects";
 
-const DRY_RUN: Parameter = Parameter(
-    "dryRun",
-    "string",
-    "When present, indicates that modifications should not be persisted. The only valid value is `All`: all stages of the request are carried out but the last.",
-);
-const FIELD_MANAGER: Parameter =
-    Parameter("fieldManager", "string", "Names the actor that makes the changes, in at most 128 printable characters.");
-const FIELD_VALIDATION: Parameter = Parameter(
-    "fieldValidation",
-    "string",
-    "What to do with unknown and duplicate fields: `Ignore` drops them, `Warn` (the default) drops them with a warning, `Strict` refuses the request.",
-);
-const FORCE: Parameter = Parameter(
-    "force",
-    "boolean",
-    "Takes over fields that other managers own, in an apply patch. Not allowed with other patches.",
-);
-const LABEL_SELECTOR: Parameter =
-    Parameter("labelSelector", "string", "Restricts the objects to those with matching labels.");
-const FIELD_SELECTOR: Parameter =
-    Parameter("fieldSelector", "string", "Restricts the objects to those with matching fields.");
-const LIMIT: Parameter =
-    Parameter("limit", "integer", "The most objects to return in one reply; `continue` gets the rest.");
-const CONTINUE: Parameter = Parameter("continue", "string", "The token that the reply to the preceding page held.");
-const RESOURCE_VERSION: Parameter =
-    Parameter("resourceVersion", "string", "Constrains the versions of the data that the reply may show.");
-const RESOURCE_VERSION_MATCH: Parameter =
-    Parameter("resourceVersionMatch", "string", "How `resourceVersion` is applied: `Exact` or `NotOlderThan`.");
-const TIMEOUT_SECONDS: Parameter = Parameter("timeoutSeconds", "integer", "Ends the request after this time.");
-const SEND_INITIAL_EVENTS: Parameter = Parameter(
-    "sendInitialEvents",
-    "boolean",
-    "Begins a watch with an event for every object there is, and a bookmark after the last of them.",
-);
-const ALLOW_WATCH_BOOKMARKS: Parameter =
-    Parameter("allowWatchBookmarks", "boolean", "Asks for events of type BOOKMARK in a watch.");
-const WATCH: Parameter = Parameter("watch", "boolean", "Streams changes instead of returning a list.");
-const GRACE_PERIOD_SECONDS: Parameter =
-    Parameter("gracePeriodSeconds", "integer", "How long the object may take to end; zero deletes at once.");
-const ORPHAN_DEPENDENTS: Parameter = Parameter(
-    "orphanDependents",
-    "boolean",
-    "Deprecated: use `propagationPolicy`. Whether dependents lose their owner.",
-);
-const PROPAGATION_POLICY: Parameter =
-    Parameter("propagationPolicy", "string", "What becomes of dependents: `Orphan`, `Background` or `Foreground`.");
-
-pub(super) const WRITE: &[Parameter] = &[DRY_RUN, FIELD_MANAGER, FIELD_VALIDATION];
-pub(super) const PATCH: &[Parameter] = &[DRY_RUN, FIELD_MANAGER, FIELD_VALIDATION, FORCE];
-pub(super) const DELETE: &[Parameter] = &[DRY_RUN, GRACE_PERIOD_SECONDS, ORPHAN_DEPENDENTS, PROPAGATION_POLICY];
-pub(super) const LIST: &[Parameter] = &[
-    ALLOW_WATCH_BOOKMARKS,
-    CONTINUE,
-    FIELD_SELECTOR,
-    LABEL_SELECTOR,
-    LIMIT,
-    RESOURCE_VERSION,
-    RESOURCE_VERSION_MATCH,
-    SEND_INITIAL_EVENTS,
-    TIMEOUT_SECONDS,
-    WATCH,
-];
-pub(super) const DELETE_COLLECTION: &[Parameter] = &[
-    CONTINUE,
-    DRY_RUN,
-    FIELD_SELECTOR,
-    GRACE_PERIOD_SECONDS,
-    LABEL_SELECTOR,
-    LIMIT,
-    ORPHAN_DEPENDENTS,
-    PROPAGATION_POLICY,
-    RESOURCE_VERSION,
-    RESOURCE_VERSION_MATCH,
-    TIMEOUT_SECONDS,
-];
-
-const CONTAINER: Parameter = Parameter("container", "string", "The container; needed where the pod has several.");
-const STREAMS: &[Parameter] = &[
-    CONTAINER,
-    Parameter("stdin", "boolean", "Redirects standard input."),
-    Parameter("stdout", "boolean", "Redirects standard output."),
-    Parameter("stderr", "boolean", "Redirects standard error."),
-    Parameter("tty", "boolean", "Allocates a terminal."),
-];
-const EXEC: &[Parameter] = &[
-    Parameter("command", "string", "The command and its arguments, one value each."),
-    CONTAINER,
-    Parameter("stdin", "boolean", "Redirects standard input."),
-    Parameter("stdout", "boolean", "Redirects standard output."),
-    Parameter("stderr", "boolean", "Redirects standard error."),
-    Parameter("tty", "boolean", "Allocates a terminal."),
-];
-const LOG: &[Parameter] = &[
-    CONTAINER,
-    Parameter("follow", "boolean", "Keeps streaming as the container writes."),
-    Parameter("insecureSkipTLSVerifyBackend", "boolean", "Accepts any serving certificate of the node."),
-    Parameter("limitBytes", "integer", "The most bytes to return."),
-    Parameter("previous", "boolean", "The log of the container's previous run."),
-    Parameter("sinceSeconds", "integer", "Only lines written in this many last seconds."),
-    Parameter("stream", "string", "Which stream: `All`, `Stdout` or `Stderr`."),
-    Parameter("tailLines", "integer", "Only this many last lines."),
-    Parameter("timestamps", "boolean", "Puts the time in front of each line."),
-];
-
-/// Parameters of a subresource's own, beside those of the verb.
-pub(super) fn of_subresource(name: &str) -> &'static [Parameter] {
-    match name {
-        "exec" => EXEC,
-        "attach" => STREAMS,
-        "log" => LOG,
-        "portforward" => &[Parameter("ports", "integer", "The ports to forward.")],
-        "proxy" => &[Parameter("path", "string", "The path to request of the target.")],
-        _ => &[],
-    }
+/// A parameter, in the order in which the documents list them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Parameter {
+    pub(super) name: &'static str,
+    /// `path` or `query`
+    place: &'static str,
+    /// `string`, `integer` or `boolean`
+    kind: &'static str,
+    description: Cow<'static, str>,
 }
 
 impl Parameter {
+    fn query(name: &'static str, kind: &'static str, description: impl Into<Cow<'static, str>>) -> Self {
+        Self { name, place: "query", kind, description: description.into() }
+    }
+
+    fn path(name: &'static str, description: impl Into<Cow<'static, str>>) -> Self {
+        Self { name, place: "path", kind: "string", description: description.into() }
+    }
+
     pub(super) fn render(&self, dialect: Dialect) -> Value {
-        let Parameter(name, kind, description) = self;
-        match dialect {
-            Dialect::V2 => {
-                json!({ "name": name, "in": "query", "type": kind, "description": description, "uniqueItems": true })
-            }
-            Dialect::V3 => {
-                json!({ "name": name, "in": "query", "description": description, "schema": { "type": kind, "uniqueItems": true } })
-            }
+        let Self { name, place, kind, description } = self;
+        let mut rendered = match dialect {
+            Dialect::V2 => json!({
+                "uniqueItems": true, "type": kind, "description": description, "name": name, "in": place,
+            }),
+            Dialect::V3 => json!({
+                "name": name, "in": place, "description": description, "schema": { "type": kind, "uniqueItems": true },
+            }),
+        };
+        if *place == "path" {
+            rendered["required"] = true.into();
         }
+        rendered
     }
 }
 
-/// A parameter that is part of the path.
-pub(super) fn in_path(name: &str, description: &str, dialect: Dialect) -> Value {
-    let mut parameter = json!({ "name": name, "in": "path", "required": true, "description": description });
-    let shape = json!({ "type": "string", "uniqueItems": true });
-    match dialect {
-        Dialect::V2 => {
-            parameter["type"] = "string".into();
-            parameter["uniqueItems"] = true.into();
+/// The fields of an option struct, e.g. `ListOptions`, as query parameters.
+pub(super) fn of(options: &str) -> Vec<Parameter> {
+    static OPTIONS: LazyLock<BTreeMap<&str, Vec<Parameter>>> = LazyLock::new(|| {
+        let mut options: BTreeMap<&str, Vec<Parameter>> = BTreeMap::new();
+        for line in include_str!("parameters.txt").lines() {
+            let [owner, name, kind, description] = line.split('\t').collect::<Vec<_>>()[..] else { continue };
+            let description = description.replace("\\n", "\n");
+            options.entry(owner).or_default().push(Parameter::query(name, kind, description));
         }
-        Dialect::V3 => parameter["schema"] = shape,
-    }
-    parameter
+        options
+    });
+    OPTIONS.get(options).cloned().unwrap_or_default()
 }
 
-/// `pretty`, which every path takes.
-pub(super) fn pretty(dialect: Dialect) -> Value {
-    Parameter(
-        "pretty",
-        "string",
-        "If 'true', the reply is indented. Defaults to 'false', but for browsers and curl to 'true'.",
-    )
-    .render(dialect)
+/// `pretty`, which whatever answers with objects takes.
+pub(super) fn pretty() -> Parameter {
+    Parameter::query("pretty", "string", PRETTY)
+}
+
+/// What stands in a path between braces; `kind` is what is named.
+pub(super) fn in_path(path: &str, kind: &str) -> Vec<Parameter> {
+    let mut found = Vec::new();
+    if path.contains("{name}") {
+        found.push(Parameter::path("name", format!("name of the {kind}")));
+    }
+    if path.contains("{namespace}") {
+        found.push(Parameter::path("namespace", NAMESPACE));
+    }
+    if path.contains("{path}") {
+        found.push(Parameter::path("path", "path to the resource"));
+    }
+    found
+}
+
+/// Takes parameters that several operations of a version 2 document can share out of `paths`, and refers to them.
+///
+/// Source: `kube-openapi/pkg/builder/parameters.go`. What is named after a kind stays, and so do two that clients look for.
+pub(super) fn share(paths: &mut Value) -> Value {
+    let mut shared = Map::new();
+    let items = paths.as_object_mut().into_iter().flat_map(Map::values_mut);
+    for item in items.filter_map(Value::as_object_mut) {
+        for (name, part) in item.iter_mut() {
+            let list = if name == "parameters" { Some(part) } else { part.get_mut("parameters") };
+            for parameter in list.and_then(Value::as_array_mut).into_iter().flatten() {
+                if let Some(name) = shared_name(parameter) {
+                    let reference = json!({ "$ref": format!("#/parameters/{name}") });
+                    shared.insert(name, std::mem::replace(parameter, reference));
+                }
+            }
+        }
+    }
+    Value::Object(shared)
+}
+
+fn shared_name(parameter: &Value) -> Option<String> {
+    let name = parameter["name"].as_str()?;
+    let of_its_own = match parameter["in"].as_str()? {
+        "body" => {
+            let schema = parameter["schema"]["$ref"].as_str().unwrap_or_default();
+            !schema.starts_with("#/definitions/io.k8s.apimachinery")
+        }
+        _ => ["name", "fieldValidation", "dryRun"].contains(&name),
+    };
+    (!of_its_own).then(|| format!("{name}-{}", short_hash(&text(parameter))))
+}
+
+/// The parameter as Go writes it down.
+fn text(parameter: &Value) -> String {
+    const ORDER: [&str; 7] = ["uniqueItems", "type", "description", "name", "in", "required", "schema"];
+    let fields = ORDER.iter().filter_map(|field| Some(format!("\"{field}\":{}", parameter.get(*field)?)));
+    format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
+}
+
+/// Six bytes of FNV-1, as eight characters that a URL can hold.
+fn short_hash(text: &str) -> String {
+    use base64::Engine;
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| hash.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte));
+    base64::engine::general_purpose::URL_SAFE.encode(&hash.to_be_bytes()[..6])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_parameters_have_upstreams_names() {
+        let check = |parameter: Value, expected: Option<&str>| {
+            assert_eq!(shared_name(&parameter).as_deref(), expected, "{parameter}");
+        };
+        check(pretty().render(Dialect::V2), Some("pretty-tJGM1-ng"));
+        let body =
+            |schema: &str| json!({"name": "body", "in": "body", "schema": {"$ref": format!("#/definitions/{schema}")}});
+        check(body("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"), Some("body-2Y1dVQaQ"));
+        check(body("io.k8s.api.core.v1.Pod"), None);
+        check(of("CreateOptions").remove(0).render(Dialect::V2), None);
+    }
+
+    #[test]
+    fn options_are_whole() {
+        let names = |options: &str| of(options).iter().map(|it| it.name).collect::<Vec<_>>().join(" ");
+        assert_eq!(names("PatchOptions"), "dryRun fieldManager fieldValidation force");
+        assert_eq!(names("PodExecOptions"), "command container stderr stdin stdout tty");
+        assert!(of("ListOptions").iter().all(|it| !it.description.is_empty()));
+    }
 }

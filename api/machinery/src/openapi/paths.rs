@@ -1,294 +1,140 @@
-//! Paths and operations of a resource.
+//! Paths of a document: what [`operations`](super::operations) there are, written down in either version.
 
 use serde_json::{Map, Value, json};
-use wharf_types::Gvk;
 
+use super::operations::{self, Body, Operation, Place, Reply};
 use super::parameters::{self, Parameter};
-use super::{Dialect, Resource, Subresource, gvk_value};
+use super::{Dialect, Resource, gvk_value};
 
-const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
-const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
+const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 pub(super) const PATCH: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";
 
-const MEDIA_TYPES: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
-const STREAM_MEDIA_TYPES: [&str; 2] =
-    ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
-const PATCH_MEDIA_TYPES: [&str; 4] =
-    ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml", STRATEGIC];
+const MEDIA_TYPES: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+const STREAM_MEDIA_TYPES: &[&str] =
+    &["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
+/// For custom resources, which have no protobuf.
+const CUSTOM_MEDIA_TYPES: &[&str] = &["application/json", "application/yaml"];
+const ANY: &[&str] = &["*/*"];
 /// For built-in kinds alone: kubectl sends this patch where the document says that it is taken.
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
+const PATCH_MEDIA_TYPES: &[&str] =
+    &["application/json-patch+json", "application/merge-patch+json", STRATEGIC, "application/apply-patch+yaml"];
 
-/// One operation in neutral form.
-struct Operation<'a> {
-    method: &'static str,
-    action: &'static str,
-    /// `readAppsV1NamespacedDeployment`
-    id: String,
-    description: String,
-    gvk: &'a Gvk,
-    parameters: Vec<&'a Parameter>,
-    body: Body<'a>,
-    /// Status codes of success.
-    codes: &'static [u16],
-    reply: Reply<'a>,
-}
-
-enum Body<'a> {
-    None,
-    Object(&'a str),
-    Optional(&'a str),
-    Patch,
-}
-
-enum Reply<'a> {
-    Object(&'a str),
-    /// A list, or a stream of events.
-    List(String),
-    Text,
+/// How operations are written down.
+#[derive(Clone, Copy)]
+struct Style<'a> {
+    tag: &'a str,
+    custom: bool,
+    dialect: Dialect,
 }
 
 /// Adds the paths of `resource` to a document.
 pub(super) fn add(paths: &mut Map<String, Value>, resource: &Resource, custom: bool, dialect: Dialect) {
-    let gvr = &resource.gvr;
-    let root = if gvr.group.is_empty() {
-        format!("/api/{}", gvr.version)
-    } else {
-        format!("/apis/{}/{}", gvr.group, gvr.version)
-    };
-    let prefix = if resource.namespaced { "/namespaces/{namespace}" } else { "" };
-    let collection = format!("{root}{prefix}/{}", gvr.resource);
-    let item = format!("{collection}/{{name}}");
-    let names = Names::of(resource);
-    let kind = &resource.gvk.kind;
-
-    let mut place = |path: String, operations: Vec<Operation<'_>>| {
-        if !operations.is_empty() {
-            let rendered = render_path(&path, kind, &names.tag, operations, (custom, dialect));
-            paths.insert(path, rendered);
-        }
-    };
-    place(collection, names.collection_operations(resource));
-    place(item.clone(), names.item_operations(resource));
-    if resource.namespaced && resource.verbs.contains(&"list") {
-        let id = format!("list{}{kind}ForAllNamespaces", names.group);
-        place(format!("{root}/{}", gvr.resource), vec![names.list(resource, id)]);
-    }
-    for subresource in &resource.subresources {
-        place(format!("{item}/{}", subresource.name), names.subresource_operations(resource, subresource));
+    let (_, tag) = operations::id_and_tag(&resource.gvr.group, &resource.gvr.version);
+    for place in operations::places(resource, custom) {
+        let rendered = render_place(&place, Style { tag: &tag, custom, dialect });
+        paths.insert(place.path, rendered);
     }
 }
 
-/// Parts of operation ids.
-struct Names {
-    /// `AppsV1`
-    group: String,
-    /// `NamespacedDeployment`
-    object: String,
-    /// `apps_v1`
-    tag: String,
+/// What answers about the resources of a group version: `/apis/apps/v1/`.
+pub(super) fn resources_of(group: &str, version: &str, dialect: Dialect) -> (String, Value) {
+    let (id, tag) = operations::id_and_tag(group, version);
+    let schema = format!("{META}.APIResourceList");
+    let operation = operations::discovery(format!("get{id}APIResources"), "get available resources", &schema);
+    alone(format!("{}/", operations::root(group, version)), operation, &tag, dialect)
 }
 
-impl Names {
-    fn of(resource: &Resource) -> Self {
-        let gvr = &resource.gvr;
-        let parts = match gvr.group.as_ref() {
-            "" => "core",
-            group => group.strip_suffix(".k8s.io").unwrap_or(group),
-        };
-        let camel: String = parts.split(['.', '-']).map(capitalised).collect();
-        let scope = if resource.namespaced { "Namespaced" } else { "" };
-        let mut lower = camel.chars();
-        let tag = lower.next().map(|first| first.to_ascii_lowercase()).into_iter().chain(lower).collect::<String>();
-        Self {
-            group: format!("{camel}{}", capitalised(&gvr.version)),
-            object: format!("{scope}{}", resource.gvk.kind),
-            tag: format!("{tag}_{}", gvr.version),
+/// What answers about a group: `/apis/apps/`.
+pub(super) fn about_group(group: &str, dialect: Dialect) -> (String, Value) {
+    let (id, tag) = operations::id_and_tag(group, "");
+    let schema = format!("{META}.APIGroup");
+    let operation = operations::discovery(format!("get{id}APIGroup"), "get information of a group", &schema);
+    alone(format!("/apis/{group}/"), operation, &tag, dialect)
+}
+
+/// What answers about all groups, and about the server.
+pub(super) fn about_server(dialect: Dialect) -> Vec<(String, Value)> {
+    let versions = format!("{META}.APIVersions");
+    let groups = format!("{META}.APIGroupList");
+    let version = "io.k8s.apimachinery.pkg.version.Info";
+    let objects = [
+        ("/api/", "getCoreAPIVersions", "core", "get available API versions", versions.as_str()),
+        ("/apis/", "getAPIVersions", "apis", "get available API versions", groups.as_str()),
+        ("/version/", "getCodeVersion", "version", "get the version information for this server", version),
+    ];
+    let texts = [
+        (
+            "/.well-known/openid-configuration",
+            "getServiceAccountIssuerOpenIDConfiguration",
+            "WellKnown",
+            "get service account issuer OpenID configuration, also known as the 'OIDC discovery doc'",
+            &["application/json"][..],
+        ),
+        (
+            "/openid/v1/jwks",
+            "getServiceAccountIssuerOpenIDKeyset",
+            "openid",
+            "get service account issuer OpenID JSON Web Key Set (contains public token verification keys)",
+            &["application/jwk-set+json"][..],
+        ),
+    ];
+    let objects = objects.into_iter().map(|(path, id, tag, deed, schema)| {
+        let (path, mut rendered) =
+            alone(path.to_owned(), operations::discovery(id.to_owned(), deed, schema), tag, dialect);
+        if tag == "version" {
+            only_media(&mut rendered["get"], &["application/json"], dialect);
+        }
+        (path, rendered)
+    });
+    let texts = texts.into_iter().map(|(path, id, tag, deed, media)| {
+        let mut operation = operations::discovery(id.to_owned(), deed, "");
+        operation.reply = Reply::Stream;
+        let (path, mut rendered) = alone(path.to_owned(), operation, tag, dialect);
+        only_media(&mut rendered["get"], media, dialect);
+        (path, rendered)
+    });
+    objects.chain(texts).collect()
+}
+
+fn alone(path: String, operation: Operation, tag: &str, dialect: Dialect) -> (String, Value) {
+    let place = Place { path, kind: "".into(), operations: vec![operation] };
+    let rendered = render_place(&place, Style { tag, custom: false, dialect });
+    (place.path, rendered)
+}
+
+/// Makes an operation answer in these media types alone.
+fn only_media(operation: &mut Value, media: &[&str], dialect: Dialect) {
+    match dialect {
+        Dialect::V2 => operation["produces"] = media.into(),
+        Dialect::V3 => {
+            let content = operation["responses"]["200"]["content"].as_object();
+            let Some(one) = content.and_then(|content| content.values().next()).cloned() else { return };
+            operation["responses"]["200"]["content"] =
+                media.iter().map(|media| ((*media).to_owned(), one.clone())).collect::<Map<_, _>>().into();
         }
     }
-
-    fn list<'a>(&self, resource: &'a Resource, id: String) -> Operation<'a> {
-        Operation {
-            method: "get",
-            action: "list",
-            id,
-            description: format!("list or watch objects of kind {}", resource.gvk.kind),
-            gvk: &resource.gvk,
-            parameters: parameters::LIST.iter().collect(),
-            body: Body::None,
-            codes: &[200],
-            reply: Reply::List(format!("{}List", resource.schema)),
-        }
-    }
-
-    fn collection_operations<'a>(&self, resource: &'a Resource) -> Vec<Operation<'a>> {
-        let Self { group, object, .. } = self;
-        let kind = &resource.gvk.kind;
-        let mut operations = Vec::new();
-        for verb in &resource.verbs {
-            operations.push(match *verb {
-                "list" => self.list(resource, format!("list{group}{object}")),
-                "create" => Operation {
-                    method: "post",
-                    action: "post",
-                    id: format!("create{group}{object}"),
-                    description: format!("create {}", with_article(kind)),
-                    gvk: &resource.gvk,
-                    parameters: parameters::WRITE.iter().collect(),
-                    body: Body::Object(&resource.schema),
-                    codes: &[200, 201, 202],
-                    reply: Reply::Object(&resource.schema),
-                },
-                "deletecollection" => Operation {
-                    method: "delete",
-                    action: "deletecollection",
-                    id: format!("delete{group}Collection{object}"),
-                    description: format!("delete collection of {kind}"),
-                    gvk: &resource.gvk,
-                    parameters: parameters::DELETE_COLLECTION.iter().collect(),
-                    body: Body::Optional(DELETE_OPTIONS),
-                    codes: &[200],
-                    reply: Reply::Object(STATUS),
-                },
-                _ => continue,
-            });
-        }
-        operations
-    }
-
-    fn item_operations<'a>(&self, resource: &'a Resource) -> Vec<Operation<'a>> {
-        let Self { group, object, .. } = self;
-        let mut operations = self.object_operations(&resource.verbs, object, &resource.gvk, &resource.schema, "");
-        if resource.verbs.contains(&"delete") {
-            operations.push(Operation {
-                method: "delete",
-                action: "delete",
-                id: format!("delete{group}{object}"),
-                description: format!("delete {}", with_article(&resource.gvk.kind)),
-                gvk: &resource.gvk,
-                parameters: parameters::DELETE.iter().collect(),
-                body: Body::Optional(DELETE_OPTIONS),
-                codes: &[200, 202],
-                reply: Reply::Object(STATUS),
-            });
-        }
-        operations
-    }
-
-    /// Read, replace and patch, which objects and their subresources have in common.
-    fn object_operations<'a>(
-        &self,
-        verbs: &[&'static str],
-        object: &str,
-        gvk: &'a Gvk,
-        schema: &'a str,
-        what: &str,
-    ) -> Vec<Operation<'a>> {
-        let group = &self.group;
-        let mut operations = Vec::new();
-        for verb in verbs {
-            let (method, action, word, parameters, body, codes): (_, _, _, &[Parameter], _, &'static [u16]) =
-                match *verb {
-                    "get" => ("get", "get", "read", &[], Body::None, &[200]),
-                    "update" => ("put", "put", "replace", parameters::WRITE, Body::Object(schema), &[200, 201]),
-                    "patch" => ("patch", "patch", "patch", parameters::PATCH, Body::Patch, &[200, 201]),
-                    _ => continue,
-                };
-            let deed = if word == "patch" { "partially update" } else { word };
-            operations.push(Operation {
-                method,
-                action,
-                id: format!("{word}{group}{object}"),
-                description: format!("{deed} {what}the specified {}", gvk.kind),
-                gvk,
-                parameters: parameters.iter().collect(),
-                body,
-                codes,
-                reply: Reply::Object(schema),
-            });
-        }
-        operations
-    }
-
-    fn subresource_operations<'a>(&self, resource: &'a Resource, subresource: &'a Subresource) -> Vec<Operation<'a>> {
-        let group = &self.group;
-        let name = &subresource.name;
-        let object = format!("{}{}", self.object, capitalised(name));
-        let own = parameters::of_subresource(name);
-        if subresource.verbs.contains(&"connect") {
-            let operation = |method: &'static str| Operation {
-                method,
-                action: "connect",
-                id: format!("connect{group}{}{object}", capitalised(method)),
-                description: format!("connect {} requests to {name} of {}", method.to_uppercase(), resource.gvk.kind),
-                gvk: &resource.gvk,
-                parameters: own.iter().collect(),
-                body: Body::None,
-                codes: &[200],
-                reply: Reply::Text,
-            };
-            return vec![operation("get"), operation("post")];
-        }
-        let Some((gvk, schema)) = &subresource.body else {
-            return vec![Operation {
-                method: "get",
-                action: "get",
-                id: format!("read{group}{object}"),
-                description: format!("read {name} of the specified {}", resource.gvk.kind),
-                gvk: &resource.gvk,
-                parameters: own.iter().collect(),
-                body: Body::None,
-                codes: &[200],
-                reply: Reply::Text,
-            }];
-        };
-        let mut operations = self.object_operations(&subresource.verbs, &object, gvk, schema, &format!("{name} of "));
-        if subresource.verbs.contains(&"create") {
-            operations.push(Operation {
-                method: "post",
-                action: "post",
-                id: format!("create{group}{object}"),
-                description: format!("create {name} of {}", with_article(&resource.gvk.kind)),
-                gvk,
-                parameters: parameters::WRITE.iter().collect(),
-                body: Body::Object(schema),
-                codes: &[200, 201, 202],
-                reply: Reply::Object(schema),
-            });
-        }
-        operations
+    let Some(consumes) = operation.get_mut("consumes") else { return };
+    match *consumes == json!(ANY) {
+        true => drop(operation.as_object_mut().and_then(|operation| operation.remove("consumes"))),
+        false => *consumes = media.into(),
     }
 }
 
-fn capitalised(word: &str) -> String {
-    let mut letters = word.chars();
-    letters.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(letters).collect()
-}
-
-fn with_article(kind: &str) -> String {
-    let article = if kind.starts_with(['A', 'E', 'I', 'O', 'U']) { "an" } else { "a" };
-    format!("{article} {kind}")
-}
-
-/// `style`: whether the kind is a custom one, and how the document is written down.
-fn render_path(
-    path: &str,
-    kind: &str,
-    tag: &str,
-    operations: Vec<Operation<'_>>,
-    style @ (_, dialect): (bool, Dialect),
-) -> Value {
-    let mut shared = Vec::new();
-    if path.contains("{name}") {
-        shared.push(parameters::in_path("name", &format!("name of the {kind}"), dialect));
+/// Parameters that all operations have stand once, at the path.
+fn render_place(place: &Place, style: Style<'_>) -> Value {
+    let mut shared = parameters::in_path(&place.path, &place.kind);
+    if let Some((first, others)) = place.operations.split_first() {
+        let everywhere = |parameter: &&Parameter| others.iter().all(|other| other.parameters.contains(parameter));
+        shared.extend(first.parameters.iter().filter(everywhere).cloned());
     }
-    if path.contains("{namespace}") {
-        let description = "object name and auth scope, such as for teams and projects";
-        shared.push(parameters::in_path("namespace", description, dialect));
+    shared.sort();
+    let mut item = Map::new();
+    if !shared.is_empty() {
+        item.insert("parameters".to_owned(), shared.iter().map(|it| it.render(style.dialect)).collect());
     }
-    shared.push(parameters::pretty(dialect));
-    let mut item = Map::from_iter([("parameters".to_owned(), Value::from(shared))]);
-    for operation in operations {
-        item.insert(operation.method.to_owned(), render(&operation, tag, style));
+    for operation in &place.operations {
+        item.insert(operation.method.to_owned(), render(operation, &shared, style));
     }
     Value::Object(item)
 }
@@ -297,34 +143,47 @@ fn reference(schema: &str) -> Value {
     json!({ "$ref": format!("{}{schema}", crate::schema::REF_PREFIX) })
 }
 
-fn render(operation: &Operation<'_>, tag: &str, (custom, dialect): (bool, Dialect)) -> Value {
-    let mut parameters: Vec<Value> = operation.parameters.iter().map(|parameter| parameter.render(dialect)).collect();
-    let mut rendered = json!({
-        "tags": [tag],
-        "description": operation.description,
-        "operationId": operation.id,
-        "x-kubernetes-action": operation.action,
-        "x-kubernetes-group-version-kind": gvk_value(operation.gvk),
-    });
-    let (schema, required) = match operation.body {
-        Body::None => (None, false),
-        Body::Object(schema) => (Some(schema), true),
-        Body::Optional(schema) => (Some(schema), false),
-        Body::Patch => (Some(PATCH), true),
-    };
-    let consumes: Vec<&str> = match operation.body {
-        Body::Patch => PATCH_MEDIA_TYPES.into_iter().filter(|media| !custom || *media != STRATEGIC).collect(),
-        _ => vec!["*/*"],
-    };
-    let produces: Vec<&str> = match operation.reply {
+fn consumes(operation: &Operation, custom: bool) -> Vec<&'static str> {
+    match operation.body {
+        Body::Patch => PATCH_MEDIA_TYPES.iter().copied().filter(|media| !custom || *media != STRATEGIC).collect(),
+        _ if custom => CUSTOM_MEDIA_TYPES.to_vec(),
+        // Discovery says that it takes what it answers with.
+        _ if operation.action.is_none() && matches!(operation.reply, Reply::Object(_)) => MEDIA_TYPES.to_vec(),
+        _ => ANY.to_vec(),
+    }
+}
+
+fn produces(operation: &Operation, custom: bool) -> Vec<&'static str> {
+    match operation.reply {
+        Reply::Object(_) | Reply::List(_) if custom => CUSTOM_MEDIA_TYPES.to_vec(),
         Reply::Object(_) => MEDIA_TYPES.to_vec(),
-        Reply::List(_) => MEDIA_TYPES.iter().chain(&STREAM_MEDIA_TYPES).copied().collect(),
-        Reply::Text => vec!["*/*"],
+        Reply::List(_) => [MEDIA_TYPES, STREAM_MEDIA_TYPES].concat(),
+        Reply::Log => [&["text/plain"], MEDIA_TYPES].concat(),
+        Reply::Stream => ANY.to_vec(),
+    }
+}
+
+/// `shared` parameters stand elsewhere.
+fn render(operation: &Operation, shared: &[Parameter], style: Style<'_>) -> Value {
+    let Style { tag, custom, dialect } = style;
+    let own = operation.parameters.iter().filter(|parameter| !shared.contains(parameter));
+    let mut parameters: Vec<Value> = own.map(|parameter| parameter.render(dialect)).collect();
+    let mut rendered = json!({ "tags": [tag], "description": operation.description, "operationId": operation.id });
+    if let Some((action, gvk)) = &operation.action {
+        rendered["x-kubernetes-action"] = (*action).into();
+        rendered["x-kubernetes-group-version-kind"] = gvk_value(gvk);
+    }
+    let delete_options = format!("{META}.DeleteOptions");
+    let body = match &operation.body {
+        Body::None => None,
+        Body::Object(schema) => Some((schema.as_str(), true)),
+        Body::DeleteOptions => Some((delete_options.as_str(), false)),
+        Body::Patch => Some((PATCH, true)),
     };
+    let (consumes, produces) = (consumes(operation, custom), produces(operation, custom));
     let reply = match &operation.reply {
-        Reply::Object(schema) => reference(schema),
-        Reply::List(schema) => reference(schema),
-        Reply::Text => json!({ "type": "string" }),
+        Reply::Object(schema) | Reply::List(schema) => reference(schema),
+        Reply::Log | Reply::Stream => json!({ "type": "string" }),
     };
     let mut responses = Map::new();
     for code in operation.codes {
@@ -332,18 +191,16 @@ fn render(operation: &Operation<'_>, tag: &str, (custom, dialect): (bool, Dialec
     }
     responses.insert("401".to_owned(), json!({ "description": "Unauthorized" }));
     rendered["responses"] = Value::Object(responses);
-    match (dialect, schema) {
-        (Dialect::V2, Some(schema)) => {
+    match (dialect, body) {
+        (Dialect::V2, Some((schema, required))) => {
             let mut body = json!({ "name": "body", "in": "body", "schema": reference(schema) });
             if required {
                 body["required"] = true.into();
             }
             parameters.insert(0, body);
         }
-        (Dialect::V3, Some(schema)) => {
-            let content: Map<String, Value> =
-                consumes.iter().map(|media| ((*media).to_owned(), json!({ "schema": reference(schema) }))).collect();
-            rendered["requestBody"] = json!({ "content": content });
+        (Dialect::V3, Some((schema, required))) => {
+            rendered["requestBody"] = json!({ "content": content(&consumes, &reference(schema)) });
             if required {
                 rendered["requestBody"]["required"] = true.into();
             }
@@ -361,6 +218,10 @@ fn render(operation: &Operation<'_>, tag: &str, (custom, dialect): (bool, Dialec
     rendered
 }
 
+fn content(media: &[&str], schema: &Value) -> Map<String, Value> {
+    media.iter().map(|media| ((*media).to_owned(), json!({ "schema": schema }))).collect()
+}
+
 fn render_reply(code: u16, schema: &Value, produces: &[&str], dialect: Dialect) -> Value {
     let description = match code {
         201 => "Created",
@@ -369,10 +230,6 @@ fn render_reply(code: u16, schema: &Value, produces: &[&str], dialect: Dialect) 
     };
     match dialect {
         Dialect::V2 => json!({ "description": description, "schema": schema }),
-        Dialect::V3 => {
-            let content: Map<String, Value> =
-                produces.iter().map(|media| ((*media).to_owned(), json!({ "schema": schema }))).collect();
-            json!({ "description": description, "content": content })
-        }
+        Dialect::V3 => json!({ "description": description, "content": content(produces, schema) }),
     }
 }

@@ -21,6 +21,7 @@ pub fn v2_protobuf(document: &Value) -> Vec<u8> {
     // In `Paths` the paths are field 2; extensions, of which there are none, are field 1.
     out.message(8, |paths| paths.named(2, &document["paths"], path_item));
     out.message(9, |definitions| definitions.named(1, &document["definitions"], schema));
+    out.message(10, |shared| shared.named(1, &document["parameters"], either));
     for requirement in items(&document["security"]) {
         out.message(12, |out| out.named(1, requirement, |names, value| names.texts(1, value)));
     }
@@ -73,9 +74,17 @@ fn operation(out: &mut Message, value: &Value) {
     out.extensions(13, value);
 }
 
-/// `ParametersItem { Parameter { BodyParameter | NonBodyParameter { query | path } } }`
+/// `ParametersItem { Parameter | JsonReference }`
 fn parameter(out: &mut Message, value: &Value) {
-    out.message(1, |out| match value["in"].as_str() {
+    match value["$ref"].is_string() {
+        true => out.message(2, |reference| reference.text(1, &value["$ref"])),
+        false => out.message(1, |out| either(out, value)),
+    }
+}
+
+/// `Parameter { BodyParameter | NonBodyParameter { query | path } }`
+fn either(out: &mut Message, value: &Value) {
+    match value["in"].as_str() {
         Some("body") => out.message(1, |body| {
             body.text(2, &value["name"]);
             body.text(3, &value["in"]);
@@ -96,7 +105,7 @@ fn parameter(out: &mut Message, value: &Value) {
                 });
             });
         }
-    });
+    }
 }
 
 fn schema(out: &mut Message, value: &Value) {

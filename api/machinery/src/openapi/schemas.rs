@@ -1,11 +1,13 @@
 //! Definitions with Kubernetes' annotations, cut down to what a document refers to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
+use wharf_types::GroupVersion;
 
 use super::paths::PATCH;
-use super::{Definitions, Resource, gvk_value};
+use super::{Definitions, Resource, corrections, gvk_value};
 use crate::patch::merge_keys::{self, Topology};
 use crate::schema::{self, REF_PREFIX, go};
 
@@ -14,6 +16,26 @@ const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
 const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
 const GVK: &str = "x-kubernetes-group-version-kind";
+/// Meta kinds of `v1`.
+const OF_CORE: &[&str] = &["Status", "APIGroup", "APIGroupList", "APIResourceList", "APIVersions"];
+/// Meta kinds that upstream registers in every group version (`AddToGroupVersion`).
+const OF_ALL: &[&str] = &["DeleteOptions", "WatchEvent"];
+/// The group versions, beside `v1`, of upstream's scheme.
+const REGISTERED: &str = "
+    admission.k8s.io/v1 admission.k8s.io/v1beta1 admissionregistration.k8s.io/v1 admissionregistration.k8s.io/v1alpha1
+    admissionregistration.k8s.io/v1beta1 apiextensions.k8s.io/v1 apiextensions.k8s.io/v1beta1 apiregistration.k8s.io/v1
+    apiregistration.k8s.io/v1beta1 apps/v1 apps/v1beta1 apps/v1beta2 authentication.k8s.io/v1 authentication.k8s.io/v1alpha1
+    authentication.k8s.io/v1beta1 authorization.k8s.io/v1 authorization.k8s.io/v1beta1 autoscaling/v1 autoscaling/v2 batch/v1
+    batch/v1beta1 certificates.k8s.io/v1 certificates.k8s.io/v1alpha1 certificates.k8s.io/v1beta1 coordination.k8s.io/v1
+    coordination.k8s.io/v1alpha2 coordination.k8s.io/v1beta1 discovery.k8s.io/v1 discovery.k8s.io/v1beta1 events.k8s.io/v1
+    events.k8s.io/v1beta1 extensions/v1beta1 flowcontrol.apiserver.k8s.io/v1 flowcontrol.apiserver.k8s.io/v1beta1
+    flowcontrol.apiserver.k8s.io/v1beta2 flowcontrol.apiserver.k8s.io/v1beta3 imagepolicy.k8s.io/v1alpha1
+    internal.apiserver.k8s.io/v1alpha1 networking.k8s.io/v1 networking.k8s.io/v1beta1 node.k8s.io/v1 node.k8s.io/v1alpha1
+    node.k8s.io/v1beta1 policy/v1 policy/v1beta1 rbac.authorization.k8s.io/v1 rbac.authorization.k8s.io/v1alpha1
+    rbac.authorization.k8s.io/v1beta1 resource.k8s.io/v1 resource.k8s.io/v1alpha3 resource.k8s.io/v1beta1
+    resource.k8s.io/v1beta2 scheduling.k8s.io/v1 scheduling.k8s.io/v1alpha2 scheduling.k8s.io/v1beta1 storage.k8s.io/v1
+    storage.k8s.io/v1alpha1 storage.k8s.io/v1beta1 storagemigration.k8s.io/v1beta1
+";
 
 /// All definitions: built-in ones with annotations, lists of the served kinds, and `extra` as it stands.
 pub(super) fn annotated(resources: &[&Resource], extra: &Definitions) -> BTreeMap<String, Value> {
@@ -35,9 +57,13 @@ pub(super) fn annotated(resources: &[&Resource], extra: &Definitions) -> BTreeMa
             }
         }
     }
-    for kind in ["Status", "DeleteOptions", "WatchEvent"] {
+    for kind in OF_CORE.iter().chain(OF_ALL) {
         if let Some(definition) = definitions.get_mut(&format!("{META}.{kind}")) {
-            definition[GVK] = json!([{ "group": "", "version": "v1", "kind": kind }]);
+            let others = REGISTERED.split_whitespace().filter(|_| OF_ALL.contains(kind));
+            let versions =
+                ["v1"].into_iter().chain(others).map(|version| version.rsplit_once('/').unwrap_or(("", version)));
+            definition[GVK] =
+                versions.map(|(group, version)| json!({ "group": group, "version": version, "kind": kind })).collect();
         }
     }
     definitions
@@ -55,9 +81,14 @@ fn annotate(name: &str, definition: &mut Value) {
         if merge_keys::is_atomic_type(name) {
             definition.insert("x-kubernetes-map-type".to_owned(), "atomic".into());
         }
+        corrections::correct(name, definition);
     }
     for (field, property) in definition.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
         let rule = merge_keys::rule(name, field);
+        let choices: Vec<_> = go::field(name, field).choices().collect();
+        if !choices.is_empty() {
+            add_choices(property, &choices);
+        }
         let is_list = property["type"] == "array";
         let Some(property) = property.as_object_mut() else { continue };
         let mut set = |key: &str, value: Value| property.insert(key.to_owned(), value);
@@ -72,7 +103,7 @@ fn annotate(name: &str, definition: &mut Value) {
             Some(Topology::AtomicMap) => {
                 set("x-kubernetes-map-type", "atomic".into());
             }
-            Some(Topology::AtomicList | Topology::Granular) | None if is_list => {
+            Some(Topology::AtomicList | Topology::Granular) | None if is_list && !corrections::is_bare(name, field) => {
                 set("x-kubernetes-list-type", "atomic".into());
             }
             Some(Topology::AtomicList | Topology::Granular) | None => {}
@@ -88,34 +119,47 @@ fn annotate(name: &str, definition: &mut Value) {
     }
 }
 
+/// The list of a kind. What upstream says of each is in `lists.txt`, read off the structs of `k8s.io/api` v0.36: type, and what
+/// it, its items and its metadata are for.
 fn list_of(resource: &Resource) -> Value {
-    let kind = &resource.gvk.kind;
-    let mut gvk = resource.gvk.clone();
-    gvk.kind = format!("{kind}List").into();
-    json!({
-        "description": format!("{kind}List is a list of {kind} objects."),
+    static WORDS: LazyLock<HashMap<&str, Vec<&str>>> = LazyLock::new(|| {
+        let lines = include_str!("lists.txt").lines().filter_map(|line| line.split_once('\t'));
+        lines.map(|(name, words)| (name, words.split('\t').collect())).collect()
+    });
+    let Resource { gvr, gvk, schema, .. } = resource;
+    let list = schema.strip_prefix("io.k8s.").map(|name| format!("{name}List")).unwrap_or_default();
+    let words = WORDS.get(list.as_str());
+    let word = |index: usize| words.map(|words| words.get(index).copied().unwrap_or_default().to_owned());
+    let of_list = word(0).unwrap_or_else(|| format!("{0}List is a list of {0}", gvk.kind));
+    let of_items = word(1).unwrap_or_else(|| format!("List of {}. More info: {CONVENTIONS}", gvr.resource));
+    let of_metadata =
+        word(2).unwrap_or_else(|| format!("Standard list metadata. More info: {CONVENTIONS}#types-kinds"));
+    let mut definition = json!({
+        "description": of_list,
         "type": "object",
         "required": ["items"],
         "properties": {
             "apiVersion": { "type": "string", "description": API_VERSION },
-            "items": { "type": "array", "description": "The objects.", "items": { "$ref": format!("{REF_PREFIX}{}", resource.schema) } },
+            "items": { "type": "array", "description": of_items, "items": { "$ref": format!("{REF_PREFIX}{schema}") } },
             "kind": { "type": "string", "description": KIND },
-            "metadata": { "$ref": format!("{REF_PREFIX}{META}.ListMeta"), "description": "Standard list metadata." },
+            "metadata": { "$ref": format!("{REF_PREFIX}{META}.ListMeta") },
         },
-        GVK: [gvk_value(&gvk)],
-    })
+        GVK: [{ "group": gvk.group, "version": gvk.version, "kind": format!("{}List", gvk.kind) }],
+    });
+    if !of_metadata.is_empty() {
+        definition["properties"]["metadata"]["description"] = of_metadata.into();
+    }
+    definition
 }
 
-const API_VERSION: &str = "The versioned schema of this object, as GROUP/VERSION.";
-const KIND: &str = "The kind of this object, in CamelCase. Cannot be updated.";
+const CONVENTIONS: &str = "https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md";
+const API_VERSION: &str = "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources";
+const KIND: &str = "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
 
 /// Drops definitions that neither the paths nor what they refer to mention.
-pub(super) fn keep_reachable(definitions: &mut BTreeMap<String, Value>, paths: &Value, resources: &[&Resource]) {
+pub(super) fn keep_reachable(definitions: &mut BTreeMap<String, Value>, paths: &Value) {
     let mut waiting = BTreeSet::new();
     collect(paths, &mut waiting);
-    if resources.iter().any(|resource| resource.verbs.contains(&"watch")) {
-        waiting.insert(format!("{META}.WatchEvent"));
-    }
     let mut reached = BTreeSet::new();
     while let Some(name) = waiting.pop_first() {
         if let Some(definition) = definitions.get(&name)
@@ -143,11 +187,42 @@ fn collect(value: &Value, names: &mut BTreeSet<String>) {
     }
 }
 
-/// Adds what only version 3 says of built-in types: defaults and the choices of enums.
-pub(super) fn add_values(definitions: &mut Map<String, Value>) {
+/// In the document of one group version, kinds that are in all name it and `v1` alone.
+///
+/// Source: `filterScopedGVKs` in `apiserver/pkg/server/routes/openapi.go`.
+pub(super) fn narrow_kinds(definitions: &mut Map<String, Value>, to: &GroupVersion) {
+    for kind in OF_ALL {
+        let kinds = definitions.get_mut(&format!("{META}.{kind}")).and_then(|it| it.get_mut(GVK));
+        if let Some(kinds) = kinds.and_then(Value::as_array_mut) {
+            let is = |held: &Value, group: &str, version: &str| held["group"] == group && held["version"] == version;
+            kinds.retain(|held| is(held, "", "v1") || is(held, &to.group, &to.version));
+        }
+    }
+}
+
+/// What a field's type says of the values that it can have, in words and for machines.
+fn add_choices(property: &mut Value, choices: &[(&str, &str)]) {
+    let values: Vec<&str> = choices.iter().map(|(value, _)| *value).collect();
+    if property["type"] == "array" {
+        property["items"]["enum"] = values.into();
+        return;
+    }
+    let lines = choices.iter().map(|(value, meaning)| format!(" - `\"{value}\"` {meaning}").trim_end().to_owned());
+    let lines = lines.collect::<Vec<_>>().join("\n");
+    let description = property["description"].as_str().unwrap_or_default();
+    property["description"] = format!("{description}\n\nPossible enum values:\n{lines}").trim_start().into();
+    property["enum"] = values.into();
+}
+
+/// Adds what only version 3 says of built-in types: their defaults.
+pub(super) fn add_defaults(definitions: &mut Map<String, Value>) {
     let is_struct = |(name, definition): (&String, &Value)| definition["properties"].is_object().then(|| name.clone());
     let structs: BTreeSet<String> = definitions.iter().filter_map(is_struct).collect();
-    for (name, definition) in definitions.iter_mut().filter(|(name, _)| schema::types().knows(name)) {
+    let known = |name: &str| {
+        let types = schema::types();
+        types.knows(name) || name.strip_suffix("List").is_some_and(|item| types.knows(item))
+    };
+    for (name, definition) in definitions.iter_mut().filter(|(name, _)| known(name)) {
         let required = definition["required"].as_array().cloned().unwrap_or_default();
         for (field, property) in definition.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
             let said = go::field(name, field);
@@ -159,11 +234,6 @@ pub(super) fn add_values(definitions: &mut Map<String, Value>) {
             };
             if let Some(default) = default {
                 property["default"] = default;
-            }
-            let choices: Vec<&str> = said.choices().collect();
-            if !choices.is_empty() {
-                let one = if property["type"] == "array" { &mut property["items"] } else { &mut *property };
-                one["enum"] = choices.into();
             }
             add_inner_defaults(property, &structs);
         }
@@ -196,16 +266,22 @@ fn zero(schema: &Value, structs: &BTreeSet<String>) -> Option<Value> {
 
 /// Writes a neutral form down as v3: references point elsewhere and stand alone, and scalars of two types say so.
 pub(super) fn to_v3(value: &mut Value) {
+    for (name, definition) in value.as_object_mut().into_iter().flatten() {
+        match name.as_str() {
+            INT_OR_STRING => two_types(definition, "integer", "string"),
+            QUANTITY => two_types(definition, "string", "number"),
+            _ => {}
+        }
+    }
+    refer_v3(value);
+}
+
+/// References point to where version 3 has its schemas, and stand alone.
+pub(super) fn refer_v3(value: &mut Value) {
     match value {
-        Value::Array(list) => list.iter_mut().for_each(to_v3),
+        Value::Array(list) => list.iter_mut().for_each(refer_v3),
         Value::Object(map) => {
-            for (name, value) in map.iter_mut() {
-                match name.as_str() {
-                    INT_OR_STRING => two_types(value, "integer", "string"),
-                    QUANTITY => two_types(value, "string", "number"),
-                    _ => to_v3(value),
-                }
-            }
+            map.values_mut().for_each(refer_v3);
             if let Some(Value::String(reference)) = map.get("$ref") {
                 let reference = reference.replacen(REF_PREFIX, V3_PREFIX, 1);
                 map.remove("$ref");

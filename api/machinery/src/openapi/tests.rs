@@ -18,6 +18,7 @@ fn resource(group: &'static str, kind: &'static str, resource: &'static str, nam
         namespaced,
         verbs: ALL_VERBS.to_vec(),
         schema,
+        returns_deleted: kind == "Pod",
         subresources: vec![status],
     }
 }
@@ -58,6 +59,10 @@ fn assert_closed(document: &Value, prefix: &str, schemas: &Value) {
     references(document, &mut found);
     assert!(!found.is_empty());
     for reference in found {
+        if let Some(name) = reference.strip_prefix("#/parameters/") {
+            assert!(document["parameters"].get(name).is_some(), "{name} is not shared");
+            continue;
+        }
         let name = reference.strip_prefix(prefix).unwrap_or_else(|| panic!("{reference} points outside"));
         assert!(schemas.get(name).is_some(), "{name} is not defined");
     }
@@ -95,6 +100,13 @@ fn operations_are_named_as_upstream_names_them() {
         "patchCoreV1NamespacedPodStatus",
         "connectCoreV1GetNamespacedPodExec",
         "readCoreV1NamespacedPodLog",
+        "watchCoreV1NamespacedPodList",
+        "watchCoreV1PodListForAllNamespaces",
+        "watchCoreV1Node",
+        "getCoreV1APIResources",
+        "getAppsAPIGroup",
+        "getAPIVersions",
+        "getCodeVersion",
         "listCoreV1Node",
         "readAppsV1NamespacedDeploymentScale",
         "listRbacAuthorizationV1NamespacedRole",
@@ -127,7 +139,7 @@ fn clients_find_what_they_look_for() {
 }
 
 #[test]
-fn version_3_names_defaults_and_choices() {
+fn fields_name_their_choices_and_version_3_their_defaults() {
     let core = v3(&GroupVersion::new("", "v1"), &served(), &Definitions::new());
     let schemas = &core["components"]["schemas"];
     let field = |owner: &str, field: &str| &schemas[format!("io.k8s.api.core.v1.{owner}")]["properties"][field];
@@ -140,8 +152,109 @@ fn version_3_names_defaults_and_choices() {
     assert!(field("ResourceRequirements", "limits")["additionalProperties"].get("default").is_none());
     assert!(field("PodSpec", "nodeName").get("default").is_none());
     let all = v2(&served(), &Definitions::new());
-    let policy = &all["definitions"]["io.k8s.api.core.v1.Container"]["properties"]["imagePullPolicy"];
-    assert!(policy.get("enum").is_none(), "version 2 has none");
+    let old =
+        |owner: &str, field: &str| &all["definitions"][format!("io.k8s.api.core.v1.{owner}")]["properties"][field];
+    assert!(old("ContainerPort", "protocol").get("default").is_none(), "version 2 has no defaults");
+    assert_eq!(old("Container", "imagePullPolicy"), field("Container", "imagePullPolicy"));
+    let described = old("Container", "imagePullPolicy")["description"].as_str().unwrap();
+    let choices = concat!(
+        "\n\nPossible enum values:\n - `\"Always\"` means that kubelet always attempts to pull the latest image.",
+        " Container will fail If the pull fails.\n - `\"IfNotPresent\"` means"
+    );
+    assert!(described.contains(choices), "{described}");
+    // A list's items have choices; its words name none.
+    let modes = old("PersistentVolumeClaimSpec", "accessModes");
+    assert_eq!(modes["items"]["enum"][0], "ReadOnlyMany");
+    assert!(!modes["description"].as_str().unwrap().contains("Possible"));
+}
+
+#[test]
+fn parameters_of_every_operation_stand_at_the_path() {
+    let core = v3(&GroupVersion::new("", "v1"), &served(), &Definitions::new());
+    let names = |of: &Value| {
+        let of = of["parameters"].as_array();
+        of.into_iter()
+            .flatten()
+            .map(|it| it["name"].as_str().unwrap_or_default().to_owned())
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let check = |path: &str, method: &str, shared: &str, own: &str| {
+        let item = &core["paths"][path];
+        assert_eq!((names(item).as_str(), names(&item[method]).as_str()), (shared, own), "{method} {path}");
+    };
+    let pod = "/api/v1/namespaces/{namespace}/pods/{name}";
+    check(pod, "put", "name namespace pretty", "dryRun fieldManager fieldValidation");
+    check(pod, "get", "name namespace pretty", "");
+    check(&format!("{pod}/exec"), "post", "command container name namespace stderr stdin stdout tty", "");
+    let everywhere = "allowWatchBookmarks continue fieldSelector labelSelector limit pretty resourceVersion \
+                      resourceVersionMatch sendInitialEvents shardSelector timeoutSeconds watch";
+    check("/api/v1/pods", "get", everywhere, "");
+    check("/api/v1/watch/pods", "get", everywhere, "");
+    let exec = &core["paths"][format!("{pod}/exec")]["get"]["x-kubernetes-group-version-kind"]["kind"];
+    assert_eq!(exec, "PodExecOptions");
+    let deleted =
+        |path: &str| core["paths"][path]["delete"]["responses"]["200"]["content"]["application/json"]["schema"].clone();
+    assert_eq!(deleted(pod)["$ref"], "#/components/schemas/io.k8s.api.core.v1.Pod");
+    assert_eq!(
+        deleted("/api/v1/nodes/{name}")["$ref"],
+        "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.Status"
+    );
+}
+
+#[test]
+fn kinds_of_all_groups_name_them() {
+    let kinds = |document: &Value, schemas: &str| {
+        let found = document.pointer(schemas).unwrap()["io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"]
+            ["x-kubernetes-group-version-kind"]
+            .as_array();
+        found.unwrap().iter().map(|kind| kind["group"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let apps = v3(&GroupVersion::new("apps", "v1"), &served(), &Definitions::new());
+    assert_eq!(kinds(&apps, "/components/schemas"), ["", "apps"]);
+    assert_eq!(kinds(&v2(&served(), &Definitions::new()), "/definitions").len(), 60);
+}
+
+#[test]
+fn definitions_say_what_upstreams_say() {
+    let all = v2(&served(), &Definitions::new());
+    let of = |name: &str| all["definitions"][format!("io.k8s.{name}")].clone();
+    assert_eq!(of("api.core.v1.LocalObjectReference").get("required"), None);
+    assert_eq!(of("api.apps.v1.Deployment").get("required"), None, "not even metadata");
+    let profile = of("api.core.v1.SeccompProfile");
+    assert_eq!(
+        profile["x-kubernetes-unions"][0]["fields-to-discriminateBy"],
+        json!({"localhostProfile": "LocalhostProfile"})
+    );
+    let event = of("apimachinery.pkg.apis.meta.v1.WatchEvent");
+    assert_eq!(event["description"], "Event represents a single event to a watched resource.");
+    assert!(
+        event["properties"]["object"]["description"].as_str().unwrap().starts_with("Object is:\n * If Type is Added")
+    );
+    let list = of("api.apps.v1.DeploymentList");
+    assert_eq!(list["properties"]["items"]["description"], "Items is the list of Deployments.");
+    let apps = v3(&GroupVersion::new("apps", "v1"), &served(), &Definitions::new());
+    let list = &apps["components"]["schemas"]["io.k8s.api.apps.v1.DeploymentList"]["properties"];
+    assert_eq!((&list["metadata"]["default"], &list["items"]["items"]["default"]), (&json!({}), &json!({})));
+}
+
+#[test]
+fn what_answers_about_the_server_has_documents_of_its_own() {
+    let others: BTreeMap<String, Value> = v3_others(&served(), &Definitions::new()).into_iter().collect();
+    let names: Vec<&str> = others.keys().map(String::as_str).collect();
+    let expected = [
+        ".well-known/openid-configuration",
+        "api",
+        "apis",
+        "apis/apps",
+        "apis/rbac.authorization.k8s.io",
+        "openid/v1/jwks",
+        "version",
+    ];
+    assert_eq!(names, expected);
+    let schemas = &others["version"]["components"]["schemas"];
+    assert!(schemas["io.k8s.apimachinery.pkg.version.Info"]["properties"]["gitVersion"].is_object());
+    assert_closed(&others["apis/apps"], "#/components/schemas/", &others["apis/apps"]["components"]["schemas"]);
 }
 
 #[test]
@@ -180,8 +293,8 @@ fn custom_schemas_join_the_document() {
 
 #[test]
 fn the_index_points_to_every_document() {
-    let (core, apps) = (GroupVersion::new("", "v1"), GroupVersion::new("apps", "v1"));
-    let index = v3_index([(&core, "A"), (&apps, "B")]);
+    let (core, apps) = (v3_path(&GroupVersion::new("", "v1")), v3_path(&GroupVersion::new("apps", "v1")));
+    let index = v3_index([(core.as_str(), "A"), (apps.as_str(), "B")]);
     assert_eq!(index["paths"]["api/v1"]["serverRelativeURL"], "/openapi/v3/api/v1?hash=A");
     assert_eq!(index["paths"]["apis/apps/v1"]["serverRelativeURL"], "/openapi/v3/apis/apps/v1?hash=B");
     assert_eq!(hash(b"x"), hash(b"x"));

@@ -1,11 +1,14 @@
-//! From the wire to JSON values.
+//! From the wire to a tree that borrows its texts.
+
+use std::borrow::Cow;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde_json::{Map, Number, Value};
+use serde_json::Number;
 
 use super::table::{Field, Kind, Label, Type, table};
 use super::{Error, NESTING_MAX, VALUES_MAX};
+use crate::tree::{Map, Value};
 
 const VARINT: u8 = 0;
 const FIXED64: u8 = 1;
@@ -15,7 +18,7 @@ const FIXED32: u8 = 5;
 const VARINT_MAX: usize = 10;
 
 /// Reads a message.
-pub(super) fn message(bytes: &[u8], ty: &Type) -> Result<Map<String, Value>, Error> {
+pub(super) fn message<'a>(bytes: &'a [u8], ty: &'static Type) -> Result<Map<'a>, Error> {
     let mut object = Map::new();
     Decoder { values: 0 }.message(bytes, ty, &mut object, 0)?;
     Ok(object)
@@ -99,28 +102,45 @@ struct Decoder {
 
 impl Decoder {
     /// Reads a message into what there may be of it already: a message sent in parts is merged.
-    fn message(&mut self, bytes: &[u8], ty: &Type, object: &mut Map<String, Value>, depth: usize) -> Result<(), Error> {
+    fn message<'a>(
+        &mut self,
+        bytes: &'a [u8],
+        ty: &'static Type,
+        object: &mut Map<'a>,
+        depth: usize,
+    ) -> Result<(), Error> {
         if depth > NESTING_MAX {
             return Err(Error::Nesting);
         }
-        let mut reader = Reader { bytes };
+        let (mut reader, mut maps) = (Reader { bytes }, Vec::new());
         while let Some((number, wire)) = reader.next()? {
             let Some(field) = ty.field(number) else { continue };
-            self.values += 1;
-            if self.values > VALUES_MAX {
-                return Err(Error::Values);
+            self.count()?;
+            match field.label {
+                Label::Map => {
+                    let entry = self.entry(chunk(wire, ty, field)?, ty, field, depth)?;
+                    entries_of(&mut maps, field, object).push(entry);
+                }
+                _ => self.field(wire, ty, field, object, depth)?,
             }
-            self.field(wire, ty, field, object, depth)?;
+        }
+        for (field, entries) in maps {
+            object.insert(Cow::Borrowed(field), entries.into_iter().collect());
         }
         Ok(())
     }
 
-    fn field(
+    fn count(&mut self) -> Result<(), Error> {
+        self.values += 1;
+        if self.values > VALUES_MAX { Err(Error::Values) } else { Ok(()) }
+    }
+
+    fn field<'a>(
         &mut self,
-        wire: Wire<'_>,
-        ty: &Type,
-        field: &Field,
-        object: &mut Map<String, Value>,
+        wire: Wire<'a>,
+        ty: &'static Type,
+        field: &'static Field,
+        object: &mut Map<'a>,
         depth: usize,
     ) -> Result<(), Error> {
         match field.label {
@@ -132,21 +152,22 @@ impl Decoder {
                 let before = object.remove(field.json);
                 let value = self.value(wire, ty, field, before, depth)?;
                 if let Some(value) = value.filter(|value| field.keeps_zero || !is_zero(value)) {
-                    object.insert(field.json.to_owned(), value);
+                    object.insert(Cow::Borrowed(field.json), value);
                 }
                 Ok(())
             }
-            Label::Repeated => {
-                let list = object.entry(field.json).or_insert_with(|| Value::Array(Vec::new()));
-                let Value::Array(list) = list else { return Err(wrong_wire(ty, field, wire)) };
+            Label::Repeated | Label::Map => {
+                if object.get(field.json).is_none() {
+                    object.insert(Cow::Borrowed(field.json), Value::List(Vec::new()));
+                }
+                let Some(Value::List(list)) = object.get_mut(field.json) else {
+                    return Err(wrong_wire(ty, field, wire));
+                };
                 // Numbers may come packed.
                 if let (Wire::Chunk(bytes), Kind::Int32 | Kind::Int64 | Kind::Bool) = (wire, field.kind) {
                     let mut reader = Reader { bytes };
                     while !reader.bytes.is_empty() {
-                        self.values += 1;
-                        if self.values > VALUES_MAX {
-                            return Err(Error::Values);
-                        }
+                        self.count()?;
                         let wire = Wire::Varint(reader.varint()?);
                         list.extend(self.value(wire, ty, field, None, depth)?);
                     }
@@ -155,19 +176,18 @@ impl Decoder {
                 list.push(self.value(wire, ty, field, None, depth)?.unwrap_or_default());
                 Ok(())
             }
-            Label::Map => {
-                let (key, value) = self.entry(chunk(wire, ty, field)?, ty, field, depth)?;
-                let map = object.entry(field.json).or_insert_with(|| Value::Object(Map::new()));
-                let Value::Object(map) = map else { return Err(wrong_wire(ty, field, wire)) };
-                map.insert(key, value);
-                Ok(())
-            }
         }
     }
 
     /// An entry of a map is a message of a key, 1, and a value, 2; either may be left out for a zero.
-    fn entry(&mut self, bytes: &[u8], ty: &Type, field: &Field, depth: usize) -> Result<(String, Value), Error> {
-        let (mut key, mut value) = (String::new(), None);
+    fn entry<'a>(
+        &mut self,
+        bytes: &'a [u8],
+        ty: &'static Type,
+        field: &'static Field,
+        depth: usize,
+    ) -> Result<(Cow<'a, str>, Value<'a>), Error> {
+        let (mut key, mut value) = ("", None);
         let mut reader = Reader { bytes };
         while let Some((number, wire)) = reader.next()? {
             match number {
@@ -180,44 +200,44 @@ impl Decoder {
             Some(value) => value,
             None => match field.kind {
                 Kind::Message(_) => self.value(Wire::Chunk(&[]), ty, field, None, depth)?.unwrap_or_default(),
-                _ => "".into(),
+                _ => Value::String(Cow::Borrowed("")),
             },
         };
-        Ok((key, value))
+        Ok((Cow::Borrowed(key), value))
     }
 
     /// One value; none where an empty message means that there is none.
-    fn value(
+    fn value<'a>(
         &mut self,
-        wire: Wire<'_>,
-        ty: &Type,
-        field: &Field,
-        before: Option<Value>,
+        wire: Wire<'a>,
+        ty: &'static Type,
+        field: &'static Field,
+        before: Option<Value<'a>>,
         depth: usize,
-    ) -> Result<Option<Value>, Error> {
+    ) -> Result<Option<Value<'a>>, Error> {
         let invalid = |expected| Error::Value { field: path(ty, field), expected };
         Ok(Some(match (field.kind, wire) {
-            (Kind::String, Wire::Chunk(bytes)) => text(bytes, ty, field)?.into(),
-            (Kind::Bytes, Wire::Chunk(bytes)) => BASE64.encode(bytes).into(),
+            (Kind::String, Wire::Chunk(bytes)) => Value::String(Cow::Borrowed(text(bytes, ty, field)?)),
+            (Kind::Bytes, Wire::Chunk(bytes)) => Value::String(Cow::Owned(BASE64.encode(bytes))),
             (Kind::Json, Wire::Chunk([])) => return Ok(None),
-            (Kind::Json, Wire::Chunk(bytes)) => serde_json::from_slice(bytes).map_err(|_| invalid("JSON"))?,
-            (Kind::Bool, Wire::Varint(number)) => (number != 0).into(),
+            (Kind::Json, Wire::Chunk(bytes)) => Value::parse(bytes).map_err(|_| invalid("JSON"))?,
+            (Kind::Bool, Wire::Varint(number)) => Value::Bool(number != 0),
             // Both are sign-extended to 64 bits on the wire; upstream truncates what is longer.
-            (Kind::Int32, Wire::Varint(number)) => (number as i32).into(),
-            (Kind::Int64, Wire::Varint(number)) => (number as i64).into(),
+            (Kind::Int32, Wire::Varint(number)) => Value::Number((number as i32).into()),
+            (Kind::Int64, Wire::Varint(number)) => Value::Number((number as i64).into()),
             (Kind::Double, Wire::Fixed64(bits)) => {
                 Number::from_f64(f64::from_bits(bits)).map(Value::Number).ok_or_else(|| invalid("number"))?
             }
             (Kind::Message(inner), Wire::Chunk(bytes)) => {
                 let inner = table().at(inner);
                 let mut object = match before {
-                    Some(Value::Object(object)) if inner.special.is_none() => object,
+                    Some(Value::Map(object)) if inner.special.is_none() => object,
                     _ => Map::new(),
                 };
                 self.message(bytes, inner, &mut object, depth + 1)?;
                 match inner.special {
                     Some(special) => return special.collapse(object).map_err(invalid),
-                    None => Value::Object(object),
+                    None => Value::Map(object),
                 }
             }
             _ => return Err(wrong_wire(ty, field, wire)),
@@ -225,7 +245,26 @@ impl Decoder {
     }
 }
 
-fn is_zero(value: &Value) -> bool {
+type Entry<'a> = (Cow<'a, str>, Value<'a>);
+
+/// The entries of a map that is being read, with those of a part of the message that was read before. They are sorted once, at its end.
+fn entries_of<'m, 'a>(
+    maps: &'m mut Vec<(&'static str, Vec<Entry<'a>>)>,
+    field: &'static Field,
+    object: &mut Map<'a>,
+) -> &'m mut Vec<Entry<'a>> {
+    let at = maps.iter().position(|(known, _)| *known == field.json).unwrap_or_else(|| {
+        let before = match object.remove(field.json) {
+            Some(Value::Map(before)) => before.into_iter().collect(),
+            _ => Vec::new(),
+        };
+        maps.push((field.json, before));
+        maps.len() - 1
+    });
+    &mut maps[at].1
+}
+
+fn is_zero(value: &Value<'_>) -> bool {
     match value {
         Value::String(text) => text.is_empty(),
         Value::Bool(value) => !value,
@@ -239,8 +278,8 @@ fn chunk<'a>(wire: Wire<'a>, ty: &Type, field: &Field) -> Result<&'a [u8], Error
     Ok(bytes)
 }
 
-fn text(bytes: &[u8], ty: &Type, field: &Field) -> Result<String, Error> {
-    std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| Error::Utf8(path(ty, field)))
+fn text<'a>(bytes: &'a [u8], ty: &Type, field: &Field) -> Result<&'a str, Error> {
+    std::str::from_utf8(bytes).map_err(|_| Error::Utf8(path(ty, field)))
 }
 
 fn wrong_wire(ty: &Type, field: &Field, wire: Wire<'_>) -> Error {

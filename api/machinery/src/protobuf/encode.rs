@@ -1,103 +1,170 @@
-//! From JSON values to the wire.
+//! From JSON text to the wire, in one pass: fields go out in the order in which the text has them.
+//!
+//! Values are copied from the text as they stand; no tree is made of it, and nothing is allocated but what the output takes.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde_json::{Map, Value};
 
 use super::decode::path;
+use super::special;
 use super::table::{Field, Kind, Label, Type, table};
 use super::{Error, NESTING_MAX};
+use crate::cursor::{Cursor, Text};
 
 const VARINT: u64 = 0;
 const FIXED64: u64 = 1;
 const CHUNK: u64 = 2;
 
 /// Writes a message; what its type has no field for is left out.
-pub(super) fn message(out: &mut Vec<u8>, value: &Value, ty: &Type) -> Result<(), Error> {
-    let Value::Object(object) = value else {
-        return Err(Error::Value { field: ty.name.to_owned(), expected: "object" });
-    };
-    fields(out, object, ty, 0)
+pub(super) fn message(out: &mut Vec<u8>, json: &[u8], ty: &Type) -> Result<(), Error> {
+    object(out, &mut Cursor::new(json), ty, 0)
 }
 
-fn fields(out: &mut Vec<u8>, object: &Map<String, Value>, ty: &Type, depth: usize) -> Result<(), Error> {
+/// An object's fields, one after another. Those of inline fields are kept for last, so that each is one message.
+fn object(out: &mut Vec<u8>, json: &mut Cursor<'_>, ty: &Type, depth: usize) -> Result<(), Error> {
     if depth > NESTING_MAX {
         return Err(Error::Nesting);
     }
-    for field in &ty.fields {
-        if field.label == Label::Inline {
-            let Kind::Message(inner) = field.kind else { continue };
-            let inner = table().at(inner);
-            // The parent's JSON has the fields, so the parent's object is what to take them from.
-            chunk(out, field.number, |out| fields(out, object, inner, depth + 1))?;
-            continue;
+    if json.peek()? != b'{' {
+        return Err(Error::Value { field: ty.name.to_owned(), expected: "object" });
+    }
+    json.enter_object()?;
+    let (mut first, mut inline) = (true, Vec::new());
+    while let Some(key) = json.key(&mut first)? {
+        let key = key.read()?;
+        match ty.names.find(&key) {
+            None => json.value().map(|_| ())?,
+            Some(known) if known.inner => inline.push((known.at, key, json.value()?)),
+            Some(known) => field(out, json, ty, &ty.fields[usize::from(known.at)], depth)?,
         }
-        match (field.label, object.get(field.json)) {
-            (_, None | Some(Value::Null)) => {}
-            (Label::Repeated, Some(Value::Array(items))) => {
-                for item in items {
-                    single(out, field.number, item, ty, field, depth)?;
+    }
+    let parts: Vec<Part<'_>> = inline.iter().map(|(at, key, value)| (*at, &**key, *value)).collect();
+    embedded(out, &parts, ty, depth)
+}
+
+/// A field of a message that stands in its parent's JSON: which of the parent's fields holds the message, its key and its value.
+type Part<'a> = (u8, &'a [u8], &'a [u8]);
+
+/// The messages of a type's inline fields, which may have inline fields themselves.
+fn embedded(out: &mut Vec<u8>, parts: &[Part<'_>], ty: &Type, depth: usize) -> Result<(), Error> {
+    for (holder, at) in ty.fields.iter().zip(0_u8..) {
+        let (Label::Inline, Kind::Message(inner)) = (holder.label, holder.kind) else { continue };
+        let inner = table().at(inner);
+        chunk(out, holder.number, |out| {
+            let mut deeper = Vec::new();
+            for (_, key, value) in parts.iter().filter(|(holder, ..)| *holder == at) {
+                match inner.names.find(key) {
+                    Some(known) if known.inner => deeper.push((known.at, *key, *value)),
+                    Some(known) => {
+                        field(out, &mut Cursor::new(value), inner, &inner.fields[usize::from(known.at)], depth + 1)?;
+                    }
+                    None => {}
                 }
             }
-            (Label::Map, Some(Value::Object(entries))) => {
-                for (key, value) in entries {
-                    chunk(out, field.number, |out| {
-                        text(out, 1, key);
-                        single(out, 2, value, ty, field, depth)
-                    })?;
-                }
+            embedded(out, &deeper, inner, depth + 1)
+        })?;
+    }
+    Ok(())
+}
+
+fn field(out: &mut Vec<u8>, json: &mut Cursor<'_>, ty: &Type, field: &Field, depth: usize) -> Result<(), Error> {
+    let next = json.peek()?;
+    if next == b'n' {
+        json.word()?;
+        return Ok(());
+    }
+    let mut first = true;
+    match (field.label, next) {
+        (Label::Repeated, b'[') => {
+            json.enter_list()?;
+            while json.item(&mut first)? {
+                single(out, field.number, json, ty, field, depth)?;
             }
-            (Label::One, Some(value)) => single(out, field.number, value, ty, field, depth)?,
-            (Label::Repeated, _) => return Err(invalid(ty, field, "list")),
-            _ => return Err(invalid(ty, field, "map")),
         }
+        (Label::Map, b'{') => {
+            json.enter_object()?;
+            while let Some(key) = json.key(&mut first)? {
+                chunk(out, field.number, |out| {
+                    raw(out, 1, &key.read()?);
+                    single(out, 2, json, ty, field, depth)
+                })?;
+            }
+        }
+        (Label::One, _) => single(out, field.number, json, ty, field, depth)?,
+        (Label::Repeated, _) => return Err(invalid(ty, field, "list")),
+        _ => return Err(invalid(ty, field, "map")),
     }
     Ok(())
 }
 
 /// One value under a number.
-fn single(out: &mut Vec<u8>, number: u32, value: &Value, ty: &Type, field: &Field, depth: usize) -> Result<(), Error> {
+fn single(
+    out: &mut Vec<u8>,
+    number: u32,
+    json: &mut Cursor<'_>,
+    ty: &Type,
+    field: &Field,
+    depth: usize,
+) -> Result<(), Error> {
     let invalid = |expected| invalid(ty, field, expected);
-    match (field.kind, value) {
-        (Kind::String, Value::String(value)) => text(out, number, value),
+    match (field.kind, json.peek()?) {
+        (Kind::String, b'"') => text(out, number, json.string()?)?,
         // A null in a list or map is a zero.
-        (Kind::String | Kind::Bytes, Value::Null) => text(out, number, ""),
+        (Kind::String | Kind::Bytes | Kind::Message(_), b'n') => {
+            json.word()?;
+            raw(out, number, b"");
+        }
         (Kind::String, _) => return Err(invalid("text")),
-        (Kind::Bytes, Value::String(value)) => {
-            let bytes = BASE64.decode(value).map_err(|_| invalid("base64"))?;
-            raw(out, number, &bytes);
+        (Kind::Bytes, b'"') => {
+            let encoded = json.string()?.read()?;
+            chunk(out, number, |out| BASE64.decode_vec(&encoded, out).map_err(|_| invalid("base64")))?;
         }
         (Kind::Bytes, _) => return Err(invalid("base64")),
-        (Kind::Json, value) => {
-            let json = serde_json::to_vec(value).map_err(|_| invalid("JSON"))?;
-            raw(out, number, &json);
-        }
-        (Kind::Bool, Value::Bool(value)) => varint_field(out, number, u64::from(*value)),
-        (Kind::Bool, _) => return Err(invalid("boolean")),
-        (Kind::Int32, value) => {
-            let value = integer(value).and_then(|value| i32::try_from(value).ok());
+        (Kind::Json, _) => raw(out, number, json.value()?),
+        (Kind::Bool, _) => match json.value()? {
+            b"true" => varint_field(out, number, 1),
+            b"false" => varint_field(out, number, 0),
+            _ => return Err(invalid("boolean")),
+        },
+        (Kind::Int32, _) => {
+            let value = integer(json.value()?).and_then(|value| i32::try_from(value).ok());
             varint_field(out, number, i64::from(value.ok_or_else(|| invalid("32-bit integer"))?) as u64);
         }
-        (Kind::Int64, value) => {
-            varint_field(out, number, integer(value).ok_or_else(|| invalid("integer"))? as u64);
+        (Kind::Int64, _) => {
+            let value = integer(json.value()?).ok_or_else(|| invalid("integer"))?;
+            varint_field(out, number, value as u64);
         }
-        (Kind::Double, value) => {
-            let value = value.as_f64().ok_or_else(|| invalid("number"))?;
+        (Kind::Double, _) => {
+            let value: f64 = serde_json::from_slice(json.value()?).map_err(|_| invalid("number"))?;
             varint(out, u64::from(number) << 3 | FIXED64);
             out.extend_from_slice(&value.to_bits().to_le_bytes());
         }
-        (Kind::Message(inner), value) => {
+        (Kind::Message(inner), next) => {
             let inner = table().at(inner);
-            return match (inner.special, value) {
-                (_, Value::Null) => chunk(out, number, |_| Ok(())),
-                (Some(special), value) => {
-                    let expanded = special.expand(value).map_err(invalid)?;
-                    let Value::Object(object) = &expanded else { return Err(invalid("object")) };
-                    chunk(out, number, |out| fields(out, object, inner, depth + 1))
+            match (inner.special, next) {
+                (Some(special), _) => {
+                    let parts = special.expand(json.value()?).map_err(invalid)?;
+                    chunk(out, number, |out| expanded(out, parts, inner, depth + 1))?;
                 }
-                (None, Value::Object(object)) => chunk(out, number, |out| fields(out, object, inner, depth + 1)),
-                (None, _) => Err(invalid("object")),
-            };
+                (None, b'{') => chunk(out, number, |out| object(out, json, inner, depth + 1))?,
+                (None, _) => return Err(invalid("object")),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The fields of a message that JSON has otherwise.
+fn expanded(out: &mut Vec<u8>, parts: [Option<special::Part<'_>>; 3], ty: &Type, depth: usize) -> Result<(), Error> {
+    if depth > NESTING_MAX {
+        return Err(Error::Nesting);
+    }
+    for part in parts.into_iter().flatten() {
+        let known = |name| ty.by_json(name).ok_or_else(|| Error::Type(format!("{}.{name}", ty.name)));
+        match part {
+            special::Part::Json(name, json) => field(out, &mut Cursor::new(json), ty, known(name)?, depth)?,
+            special::Part::Integer(name, value) => varint_field(out, known(name)?.number, value as u64),
+            special::Part::Text(name, text) => raw(out, known(name)?.number, text),
         }
     }
     Ok(())
@@ -108,10 +175,11 @@ fn invalid(ty: &Type, field: &Field, expected: &'static str) -> Error {
 }
 
 /// A whole number, also one that JSON has as `1.0`.
-fn integer(value: &Value) -> Option<i64> {
-    value.as_i64().or_else(|| {
-        let float = value.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < 2f64.powi(53))?;
-        Some(float as i64)
+fn integer(text: &[u8]) -> Option<i64> {
+    let text = std::str::from_utf8(text).ok()?;
+    text.parse().ok().or_else(|| {
+        let float: f64 = serde_json::from_str(text).ok()?;
+        (float.fract() == 0.0 && float.abs() < 2f64.powi(53)).then_some(float as i64)
     })
 }
 
@@ -134,24 +202,45 @@ fn raw(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-fn text(out: &mut Vec<u8>, number: u32, text: &str) {
-    raw(out, number, text.as_bytes());
+fn text(out: &mut Vec<u8>, number: u32, text: Text<'_>) -> Result<(), Error> {
+    raw(out, number, &text.read()?);
+    Ok(())
 }
 
-/// A nested message: written in place, then moved by what its length takes.
+/// How many bytes a length takes.
+fn width(length: usize) -> usize {
+    (length.max(1).ilog2() / 7 + 1) as usize
+}
+
+/// A nested message of a few bytes: written in place, then moved by what its length takes.
 fn chunk(out: &mut Vec<u8>, number: u32, write: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>) -> Result<(), Error> {
+    chunk_of_about(out, number, 1, write)
+}
+
+/// A nested message; nothing is moved if its length takes as many bytes as the expected one's.
+fn chunk_of_about(
+    out: &mut Vec<u8>,
+    number: u32,
+    expected: usize,
+    write: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>,
+) -> Result<(), Error> {
     varint(out, u64::from(number) << 3 | CHUNK);
-    let start = out.len();
-    out.push(0);
+    let (prefix, kept) = (out.len(), width(expected));
+    out.resize(prefix + kept, 0);
     write(out)?;
-    let length = out.len() - start - 1;
-    if length < 0x80 {
-        out[start] = length as u8;
-        return Ok(());
+    let mut length = out.len() - prefix - kept;
+    let (start, taken) = (prefix + kept, width(length));
+    if taken > kept {
+        out.resize(out.len() + taken - kept, 0);
     }
-    let mut prefix = Vec::with_capacity(10);
-    varint(&mut prefix, length as u64);
-    out.splice(start..=start, prefix);
+    if taken != kept {
+        out.copy_within(start..start + length, prefix + taken);
+        out.truncate(prefix + taken + length);
+    }
+    for place in &mut out[prefix..prefix + taken] {
+        *place = length as u8 & 0x7f | if length >= 0x80 { 0x80 } else { 0 };
+        length >>= 7;
+    }
     Ok(())
 }
 
@@ -160,38 +249,55 @@ fn number(ty: &Type, json: &str) -> Result<u32, Error> {
     ty.by_json(json).map(|field| field.number).ok_or_else(|| Error::Type(format!("{}.{json}", ty.name)))
 }
 
+fn nested(ty: &Type, json: &str) -> Result<(u32, &'static Type), Error> {
+    match ty.by_json(json) {
+        Some(Field { number, kind: Kind::Message(inner), .. }) => Ok((*number, table().at(*inner))),
+        _ => Err(Error::Type(format!("{}.{json}", ty.name))),
+    }
+}
+
+/// An object around which `write` writes its message, of about so many bytes.
 pub(super) fn envelope(
     out: &mut Vec<u8>,
     ty: &Type,
-    api_version: &str,
-    kind: &str,
-    object: &[u8],
+    (api_version, kind): (&str, &str),
+    expected: usize,
+    write: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let Some(Field { number: at, kind: Kind::Message(inner), .. }) = ty.by_json("typeMeta") else {
-        return Err(Error::Type(ty.name.to_owned()));
-    };
-    let inner = table().at(*inner);
-    let (version_at, kind_at) = (number(inner, "apiVersion")?, number(inner, "kind")?);
-    chunk(out, *at, |out| {
-        text(out, version_at, api_version);
-        text(out, kind_at, kind);
+    out.extend_from_slice(super::MAGIC);
+    let (at, inner) = nested(ty, "typeMeta")?;
+    chunk(out, at, |out| {
+        raw(out, number(inner, "apiVersion")?, api_version.as_bytes());
+        raw(out, number(inner, "kind")?, kind.as_bytes());
         Ok(())
     })?;
-    raw(out, number(ty, "raw")?, object);
+    chunk_of_about(out, number(ty, "raw")?, expected, write)?;
     // Both mean: none, as is. Upstream writes them empty.
-    text(out, number(ty, "contentEncoding")?, "");
-    text(out, number(ty, "contentType")?, "");
+    raw(out, number(ty, "contentEncoding")?, b"");
+    raw(out, number(ty, "contentType")?, b"");
     Ok(())
 }
 
-pub(super) fn event(out: &mut Vec<u8>, ty: &Type, event: &str, object: &[u8]) -> Result<(), Error> {
-    let Some(Field { number: at, kind: Kind::Message(inner), .. }) = ty.by_json("object") else {
-        return Err(Error::Type(ty.name.to_owned()));
-    };
-    let raw_at = number(table().at(*inner), "raw")?;
-    text(out, number(ty, "type")?, event);
-    chunk(out, *at, |out| {
-        raw(out, raw_at, object);
-        Ok(())
-    })
+/// An event of a watch, around an object that `write` writes.
+pub(super) fn event(
+    out: &mut Vec<u8>,
+    ty: &Type,
+    event: &str,
+    expected: usize,
+    write: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let (at, inner) = nested(ty, "object")?;
+    raw(out, number(ty, "type")?, event.as_bytes());
+    let raw_at = number(inner, "raw")?;
+    chunk_of_about(out, at, expected, |out| chunk_of_about(out, raw_at, expected, write))
+}
+
+/// The items of a list: the field that holds them, and what each is.
+pub(super) fn items(list: &Type) -> Result<(u32, &'static Type), Error> {
+    nested(list, "items")
+}
+
+/// One message under a number.
+pub(super) fn item(out: &mut Vec<u8>, number: u32, json: &[u8], ty: &Type) -> Result<(), Error> {
+    chunk_of_about(out, number, json.len(), |out| message(out, json, ty))
 }

@@ -1,4 +1,4 @@
-//! Kubernetes' protobuf: objects of built-in kinds between the wire and JSON values, driven by one table.
+//! Kubernetes' protobuf: objects of built-in kinds from JSON text to the wire, and from there to a tree, driven by one table.
 //!
 //! The table ([`table`]) has each type's fields with number, name in JSON and kind of value; it is generated from crates and
 //! checked in. Nothing here knows a kind. An object travels in an envelope, `k8s\0` and a `runtime.Unknown` with its type.
@@ -9,16 +9,20 @@
 
 mod decode;
 mod encode;
+mod names;
 mod special;
 mod table;
 
 #[cfg(test)]
 mod tests;
 
-use serde_json::{Map, Value};
+use std::borrow::Cow;
+
 use wharf_types::{GroupVersion, Gvk};
 
+use crate::cursor::{Cursor, Malformed};
 use crate::schema;
+use crate::tree::{Map, Value};
 
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 /// What a watch's frames are announced as.
@@ -31,6 +35,7 @@ pub const NESTING_MAX: usize = 128;
 pub const VALUES_MAX: usize = 1 << 20;
 
 const META: &str = "apimachinery.pkg.apis.meta.v1.";
+const META_BETA: &str = "apimachinery.pkg.apis.meta.v1beta1.";
 /// Kinds of machinery that belong to every API group.
 const META_KINDS: &[&str] = &["DeleteOptions", "PartialObjectMetadata", "PartialObjectMetadataList", "Status"];
 const ENVELOPE: &str = "apimachinery.pkg.runtime.Unknown";
@@ -62,6 +67,8 @@ pub enum Error {
     Kind { api_version: String, kind: String },
     #[error("no type {0:?} is known in protobuf")]
     Type(String),
+    #[error("proto: read an object's JSON")]
+    Json(#[from] Malformed),
 }
 
 /// True where objects of the kind can be written and read.
@@ -74,8 +81,12 @@ fn type_of(kind: &Gvk) -> Option<&'static table::Type> {
     let table = table::table();
     let of_group = by_package.strip_prefix("io.k8s.").and_then(|name| table.named(name));
     of_group.or_else(|| {
-        let meta = META_KINDS.contains(&kind.kind.as_ref());
-        meta.then(|| table.named(&format!("{META}{}", kind.kind))).flatten()
+        if !META_KINDS.contains(&kind.kind.as_ref()) {
+            return None;
+        }
+        // The list of v1beta1 numbers its fields otherwise; the rest is the same.
+        let beta = (kind.version == "v1beta1").then(|| table.named(&format!("{META_BETA}{}", kind.kind))).flatten();
+        beta.or_else(|| table.named(&format!("{META}{}", kind.kind)))
     })
 }
 
@@ -91,29 +102,28 @@ fn kind_of(api_version: &str, kind: &str) -> Result<&'static table::Type, Error>
 }
 
 /// Reads a message of a type, named as schemas name it.
-pub fn decode(bytes: &[u8], type_name: &str) -> Result<Value, Error> {
-    decode::message(bytes, named(type_name)?).map(Value::Object)
+pub fn decode<'a>(bytes: &'a [u8], type_name: &str) -> Result<Value<'a>, Error> {
+    decode::message(bytes, named(type_name)?).map(Value::Map)
 }
 
 /// Writes a message of a type.
-pub fn encode(value: &Value, type_name: &str) -> Result<Vec<u8>, Error> {
+pub fn encode(json: &[u8], type_name: &str) -> Result<Vec<u8>, Error> {
     let mut out = Vec::new();
-    encode::message(&mut out, value, named(type_name)?)?;
+    encode::message(&mut out, json, named(type_name)?)?;
     Ok(out)
 }
 
 /// Reads an object in its envelope. `assumed` is its kind where the envelope names none.
-pub fn decode_object(bytes: &[u8], assumed: &Gvk) -> Result<Value, Error> {
+pub fn decode_object<'a>(bytes: &'a [u8], assumed: &Gvk) -> Result<Value<'a>, Error> {
     let envelope = decode::Envelope::read(bytes.strip_prefix(MAGIC).ok_or(Error::Magic)?, named(ENVELOPE)?)?;
     let (api_version, kind) = match (envelope.api_version, envelope.kind) {
-        ("", "") => (assumed.group_version().to_string(), assumed.kind.as_ref()),
-        (api_version, kind) => (api_version.to_owned(), kind),
+        ("", "") => (Cow::Owned(assumed.group_version().to_string()), Cow::Owned(assumed.kind.to_string())),
+        (api_version, kind) => (Cow::Borrowed(api_version), Cow::Borrowed(kind)),
     };
-    let mut object = Map::new();
-    object.insert("apiVersion".to_owned(), api_version.as_str().into());
-    object.insert("kind".to_owned(), kind.into());
-    object.append(&mut decode::message(envelope.raw, kind_of(&api_version, kind)?)?);
-    Ok(Value::Object(object))
+    let mut object: Map<'a> = decode::message(envelope.raw, kind_of(&api_version, &kind)?)?;
+    object.insert(Cow::Borrowed("apiVersion"), Value::String(api_version));
+    object.insert(Cow::Borrowed("kind"), Value::String(kind));
+    Ok(Value::Map(object))
 }
 
 /// What an envelope says its object is: `apiVersion` and `kind`.
@@ -122,21 +132,76 @@ pub fn type_meta(bytes: &[u8]) -> Result<(&str, &str), Error> {
     Ok((envelope.api_version, envelope.kind))
 }
 
-/// Writes an object, which says itself what it is, in its envelope.
-pub fn encode_object(object: &Value) -> Result<Vec<u8>, Error> {
-    let text = |field| object.get(field).and_then(Value::as_str).unwrap_or_default();
-    let (api_version, kind) = (text("apiVersion"), text("kind"));
-    let mut raw = Vec::new();
-    encode::message(&mut raw, object, kind_of(api_version, kind)?)?;
-    let mut out = MAGIC.to_vec();
-    encode::envelope(&mut out, named(ENVELOPE)?, api_version, kind, &raw)?;
+/// Writes an object, whose JSON says itself what it is, in its envelope.
+pub fn encode_object(json: &[u8]) -> Result<Vec<u8>, Error> {
+    let (api_version, kind) = said(json)?;
+    let mut out = Vec::with_capacity(json.len());
+    put(&mut out, json, &api_version, &kind)?;
     Ok(out)
 }
 
-/// Writes an event of a watch as a frame: its length in four bytes, then the event around an encoded object.
-pub fn frame(event: &str, object: &[u8]) -> Result<Vec<u8>, Error> {
-    let mut out = vec![0; 4];
-    encode::event(&mut out, named(WATCH_EVENT)?, event, object)?;
+/// Writes what a kind has of an object's fields: of any object its metadata, as `PartialObjectMetadata`.
+pub fn encode_as(json: &[u8], api_version: &str, kind: &str) -> Result<Vec<u8>, Error> {
+    let mut out = Vec::with_capacity(json.len());
+    put(&mut out, json, api_version, kind)?;
+    Ok(out)
+}
+
+fn put(out: &mut Vec<u8>, json: &[u8], api_version: &str, kind: &str) -> Result<(), Error> {
+    let ty = kind_of(api_version, kind)?;
+    encode::envelope(out, named(ENVELOPE)?, (api_version, kind), json.len(), |out| encode::message(out, json, ty))
+}
+
+/// What an object's JSON says it is: `apiVersion` and `kind`, each empty where it does not.
+fn said(json: &[u8]) -> Result<(Cow<'_, str>, Cow<'_, str>), Error> {
+    let (mut api_version, mut kind) = (None, None);
+    let (mut cursor, mut first) = (Cursor::new(json), true);
+    cursor.enter_object()?;
+    while let Some(key) = cursor.key(&mut first)? {
+        let said = match &*key.read()? {
+            b"apiVersion" => &mut api_version,
+            b"kind" => &mut kind,
+            _ => {
+                cursor.value()?;
+                continue;
+            }
+        };
+        *said = serde_json::from_slice::<Cow<'_, str>>(cursor.value()?).ok();
+        if api_version.is_some() && kind.is_some() {
+            break;
+        }
+    }
+    Ok((api_version.unwrap_or_default(), kind.unwrap_or_default()))
+}
+
+/// A list in its envelope. `items` are objects of the list's kind, or, for a `PartialObjectMetadataList`, of any; `expected` is about how
+/// many bytes it will have.
+pub fn encode_list<'a>(
+    (api_version, kind): (&str, &str),
+    metadata: &[u8],
+    items: impl IntoIterator<Item = &'a [u8]>,
+    expected: usize,
+) -> Result<Vec<u8>, Error> {
+    let ty = kind_of(api_version, kind)?;
+    let (number, item) = encode::items(ty)?;
+    let mut out = Vec::with_capacity(expected);
+    encode::envelope(&mut out, named(ENVELOPE)?, (api_version, kind), expected, |out| {
+        encode::message(out, metadata, ty)?;
+        items.into_iter().try_for_each(|json| encode::item(out, number, json, item))
+    })?;
+    Ok(out)
+}
+
+/// Writes an event of a watch as a frame: its length in four bytes, then the event around the object of this JSON. `shown` is what it
+/// is shown as, where that is not what it says; see [`encode_as`].
+pub fn frame(event: &str, json: &[u8], shown: Option<(&str, &str)>) -> Result<Vec<u8>, Error> {
+    let (api_version, kind) = match shown {
+        Some((api_version, kind)) => (api_version.into(), kind.into()),
+        None => said(json)?,
+    };
+    let mut out = Vec::with_capacity(json.len());
+    out.extend_from_slice(&[0; 4]);
+    encode::event(&mut out, named(WATCH_EVENT)?, event, json.len(), |out| put(out, json, &api_version, &kind))?;
     let too_long = |_| Error::Value { field: "WatchEvent".to_owned(), expected: "length of a frame" };
     let length = u32::try_from(out.len() - 4).map_err(too_long)?;
     out[..4].copy_from_slice(&length.to_be_bytes());

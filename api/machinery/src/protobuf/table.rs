@@ -3,11 +3,14 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use super::names::{Known, Names};
 use super::special::Special;
 use crate::schema::go;
 
 /// A line that starts a type has its name; the lines below it a number, a name in JSON, a label, a kind, a type.
-const TEXT: &str = concat!(include_str!("table.txt"), "\n", include_str!("partial.txt"));
+/// One that comes again has more fields.
+const TEXT: &str =
+    concat!(include_str!("table.txt"), "\n", include_str!("partial.txt"), "\n", include_str!("newer.txt"));
 
 #[derive(Debug)]
 pub(super) struct Table {
@@ -22,6 +25,7 @@ pub(super) struct Type {
     pub special: Option<Special>,
     /// By number.
     pub fields: Vec<Field>,
+    pub names: Names,
 }
 
 #[derive(Debug)]
@@ -76,8 +80,10 @@ impl Type {
         self.fields.binary_search_by_key(&number, |field| field.number).ok().map(|at| &self.fields[at])
     }
 
+    /// A field of its own; those of an inline field are the inner type's.
     pub fn by_json(&self, json: &str) -> Option<&Field> {
-        self.fields.iter().find(|field| field.json == json)
+        let known = self.names.find(json.as_bytes()).filter(|known| !known.inner)?;
+        self.fields.get(usize::from(known.at))
     }
 }
 
@@ -88,15 +94,44 @@ pub(super) fn table() -> &'static Table {
 
 fn parse(text: &'static str) -> Table {
     let lines = || text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let by_name: HashMap<_, _> = lines().filter(|line| !line.starts_with(' ')).zip(0..).collect();
-    let mut types: Vec<Type> = Vec::with_capacity(by_name.len());
+    let mut types: Vec<Type> = Vec::new();
+    let mut by_name: HashMap<&'static str, usize> = HashMap::new();
+    for name in lines().filter(|line| !line.starts_with(' ')) {
+        by_name.entry(name).or_insert_with(|| {
+            types.push(Type { name, special: Special::of(name), fields: Vec::new(), names: Names::default() });
+            types.len() - 1
+        });
+    }
+    let mut owner = None;
     for line in lines() {
-        match (line.strip_prefix(' '), types.last_mut()) {
-            (Some(line), Some(owner)) => owner.fields.push(field(line, owner, &by_name)),
-            _ => types.push(Type { name: line, special: Special::of(line), fields: Vec::new() }),
-        }
+        let Some(line) = line.strip_prefix(' ') else {
+            owner = by_name.get(line).copied();
+            continue;
+        };
+        let Some(owner) = owner.map(|owner| &mut types[owner]) else { continue };
+        let field = field(line, owner, &by_name);
+        owner.fields.push(field);
+    }
+    types.iter_mut().for_each(|owner| owner.fields.sort_by_key(|field| field.number));
+    let names: Vec<Names> = types.iter().map(|ty| Names::new(known(ty, &types))).collect();
+    for (ty, names) in types.iter_mut().zip(names) {
+        ty.names = names;
     }
     Table { types, by_name }
+}
+
+/// What the JSON of a type's objects may have: its own fields, and for an inline one those of the inner type.
+fn known(ty: &Type, types: &[Type]) -> Vec<Known> {
+    let mut all = Vec::with_capacity(ty.fields.len());
+    for (field, at) in ty.fields.iter().zip(0..) {
+        match (field.label, field.kind) {
+            (Label::Inline, Kind::Message(inner)) => {
+                all.extend(known(&types[inner], types).into_iter().map(|known| Known { at, inner: true, ..known }));
+            }
+            _ => all.push(Known { json: field.json, at, inner: false }),
+        }
+    }
+    all
 }
 
 /// The table is part of the program: a line that cannot be read is a defect that every test meets.

@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::*;
 
@@ -8,16 +8,20 @@ const POD: &str = "io.k8s.api.core.v1.Pod";
 /// What comes back from the wire is what went in.
 #[track_caller]
 fn check(object: Value) {
-    let bytes = encode_object(&object).unwrap();
+    let bytes = encode_object(object.to_string().as_bytes()).unwrap();
     let kind = Gvk { group: "".into(), version: "v1".into(), kind: "Nothing".into() };
-    assert_eq!(decode_object(&bytes, &kind).unwrap(), object);
+    assert_eq!(decode_object(&bytes, &kind).unwrap().into_json(), object);
+}
+
+fn written(value: &Value, type_name: &str) -> Result<Vec<u8>, Error> {
+    encode(value.to_string().as_bytes(), type_name)
 }
 
 /// What a message becomes that is written here byte by byte, as upstream would.
 #[track_caller]
 fn check_bytes(type_name: &str, bytes: &[u8], expected: Result<Value, &str>) {
     match (decode(bytes, type_name), expected) {
-        (Ok(value), Ok(expected)) => assert_eq!(value, expected),
+        (Ok(value), Ok(expected)) => assert_eq!(value.into_json(), expected),
         (Err(error), Err(message)) => assert_eq!(error.to_string(), message),
         (got, expected) => panic!("{got:?}, expected {expected:?}"),
     }
@@ -87,6 +91,60 @@ fn objects_survive_the_wire() {
 }
 
 #[test]
+fn text_is_read_as_it_is_meant_and_not_as_it_stands() {
+    let json = r#" { "kind" : "ConfigMap", "data" : {"a\u00e9" : "line\nend", "" : "" , "null": null}, "apiVersion" : "v1" ,
+        "nonsense": [1, {"metadata": "}"}], "metadata" : {"generation": 3.0, "labels": null} } "#;
+    let kind = Gvk { group: "".into(), version: "v1".into(), kind: "Nothing".into() };
+    let bytes = encode_object(json.as_bytes()).unwrap();
+    let read = decode_object(&bytes, &kind).unwrap().into_json();
+    let expected = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generation": 3},
+        "data": {"aé": "line\nend", "": "", "null": ""}});
+    assert_eq!(read, expected);
+}
+
+#[test]
+fn what_does_not_fit_its_type_is_named() {
+    let refused = |json: &str| encode(json.as_bytes(), POD).unwrap_err().to_string();
+    for (json, message) in [
+        (r#"{"metadata":[]}"#, "proto: field Pod.metadata holds no valid object"),
+        (r#"{"metadata":{"name":1}}"#, "proto: field ObjectMeta.name holds no valid text"),
+        (r#"{"metadata":{"labels":[]}}"#, "proto: field ObjectMeta.labels holds no valid map"),
+        (r#"{"metadata":{"finalizers":"x"}}"#, "proto: field ObjectMeta.finalizers holds no valid list"),
+        (r#"{"metadata":{"generation":1.5}}"#, "proto: field ObjectMeta.generation holds no valid integer"),
+        (
+            r#"{"metadata":{"creationTimestamp":"then"}}"#,
+            "proto: field ObjectMeta.creationTimestamp holds no valid time",
+        ),
+        (r#"{"spec":{"priority":4294967296}}"#, "proto: field PodSpec.priority holds no valid 32-bit integer"),
+        (r#"{"spec":{"hostPID":"true"}}"#, "proto: field PodSpec.hostPID holds no valid boolean"),
+        ("[]", "proto: field api.core.v1.Pod holds no valid object"),
+        (r#"{"spec":"#, "proto: read an object's JSON"),
+    ] {
+        assert_eq!(refused(json), message, "{json}");
+    }
+}
+
+#[test]
+fn a_list_holds_its_items_in_order() {
+    let long = "x".repeat(20_000);
+    let items =
+        [r#"{"kind":"Pod","metadata":{"name":"a"}}"#.to_owned(), format!(r#"{{"metadata":{{"name":"{long}"}}}}"#)];
+    let bytes = |expected| {
+        let items = items.iter().map(String::as_bytes);
+        encode_list(("v1", "PodList"), br#"{"metadata":{"resourceVersion":"7"}}"#, items, expected).unwrap()
+    };
+    let kind = Gvk { group: "".into(), version: "v1".into(), kind: "Nothing".into() };
+    let first = bytes(0);
+    let read = decode_object(&first, &kind).unwrap().into_json();
+    let expected = json!({"apiVersion": "v1", "kind": "PodList", "metadata": {"resourceVersion": "7"},
+        "items": [{"metadata": {"name": "a"}}, {"metadata": {"name": long}}]});
+    assert_eq!(read, expected);
+    for expected in [1, 1 << 8, 1 << 15, 1 << 22] {
+        assert_eq!(bytes(expected), first, "expected {expected}");
+    }
+}
+
+#[test]
 fn zeros_that_go_always_writes_are_no_fields() {
     // An ObjectMeta with name "", generation 0, an empty time and labels {"a": ""}.
     let meta = b"\x0a\x00\x38\x00\x42\x00\x5a\x03\x0a\x01a";
@@ -98,6 +156,13 @@ fn unknown_fields_are_skipped_and_parts_merged() {
     // 100 as each of the wire types, metadata twice.
     let bytes = b"\xa0\x06\x01\xa1\x0612345678\xa2\x06\x01x\xa5\x061234\x0a\x03\x0a\x01a\x0a\x03\x1a\x01n";
     check_bytes(POD, bytes, Ok(json!({"metadata": {"name": "a", "namespace": "n"}})));
+}
+
+#[test]
+fn a_map_takes_its_entries_as_they_come() {
+    // Labels b, a, and b once more, in two parts of the metadata.
+    let parts = b"\x0a\x10\x5a\x06\x0a\x01b\x12\x011\x5a\x06\x0a\x01a\x12\x012\x0a\x08\x5a\x06\x0a\x01b\x12\x013";
+    check_bytes(POD, parts, Ok(json!({"metadata": {"labels": {"a": "2", "b": "3"}}})));
 }
 
 #[test]
@@ -113,7 +178,7 @@ fn broken_messages_are_refused() {
     let kind = Gvk { group: "".into(), version: "v1".into(), kind: "Pod".into() };
     assert!(matches!(decode_object(b"{}", &kind), Err(Error::Magic)));
     assert!(matches!(decode_object(b"k8s\0\x0a\x07\x0a\x02v1\x12\x01X", &kind), Err(Error::Kind { .. })));
-    assert_eq!(decode_object(MAGIC, &kind).unwrap(), json!({"apiVersion": "v1", "kind": "Pod"}));
+    assert_eq!(decode_object(MAGIC, &kind).unwrap().into_json(), json!({"apiVersion": "v1", "kind": "Pod"}));
 }
 
 #[test]
@@ -124,11 +189,11 @@ fn deep_nesting_and_floods_are_refused() {
     for _ in 0..NESTING_MAX - 2 {
         value = json!({"not": value});
     }
-    assert_eq!(decode(&encode(&value, props).unwrap(), props).unwrap(), value);
+    assert_eq!(decode(&written(&value, props).unwrap(), props).unwrap().into_json(), value);
     for _ in 0..3 {
         value = json!({"not": value});
     }
-    assert!(matches!(encode(&value, props), Err(Error::Nesting)));
+    assert!(matches!(written(&value, props), Err(Error::Nesting)));
     let mut deep = Vec::new();
     for _ in 0..400 {
         let mut next = vec![((not.number << 3 | 2) & 0x7f) as u8 | 0x80, (not.number >> 4) as u8];
@@ -144,8 +209,12 @@ fn deep_nesting_and_floods_are_refused() {
 
 #[test]
 fn a_frame_has_its_length_and_the_object_whole() {
-    let framed = frame("ADDED", b"k8s\0x").unwrap();
-    assert_eq!(framed, b"\x00\x00\x00\x10\x0a\x05ADDED\x12\x07\x0a\x05k8s\0x");
+    let object = br#"{"apiVersion":"v1","kind":"X","metadata":{"name":"a"}}"#;
+    let framed = frame("ADDED", object, Some(("v1", "ConfigMap"))).unwrap();
+    let whole = encode_as(object, "v1", "ConfigMap").unwrap();
+    let length = whole.len() as u8;
+    let head = [b"\x00\x00\x00", &[length + 11][..], b"\x0a\x05ADDED\x12", &[length + 2], b"\x0a", &[length]].concat();
+    assert_eq!(framed, [head, whole].concat());
 }
 
 /// Any value of a type, with a field or two of each kind.
@@ -196,8 +265,8 @@ fn sample(ty: &table::Type, depth: usize) -> Value {
 fn every_field_of_every_type_survives_the_wire() {
     for ty in table::table().types().iter().filter(|ty| ty.special.is_none() && !ty.name.contains("JSONSchemaProps")) {
         let value = sample(ty, 7);
-        let bytes = encode(&value, ty.name).unwrap_or_else(|error| panic!("{}: {error}", ty.name));
-        assert_eq!(decode(&bytes, ty.name).unwrap(), value, "{}", ty.name);
+        let bytes = written(&value, ty.name).unwrap_or_else(|error| panic!("{}: {error}", ty.name));
+        assert_eq!(decode(&bytes, ty.name).unwrap().into_json(), value, "{}", ty.name);
     }
 }
 
@@ -212,11 +281,11 @@ proptest! {
     #[test]
     fn no_damage_is_too_odd(at in 0usize..4000, byte in any::<u8>()) {
         let pod = table::table().named("api.core.v1.Pod").unwrap();
-        let mut bytes = encode(&sample(pod, 4), POD).unwrap();
+        let mut bytes = written(&sample(pod, 4), POD).unwrap();
         let at = at % bytes.len();
         bytes[at] = byte;
         if let Ok(value) = decode(&bytes, POD) {
-            encode(&value, POD).expect("what was read can be written");
+            written(&value.into_json(), POD).expect("what was read can be written");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! object is in. Source: `pkg/quota/v1/evaluator/core` and `k8s.io/apiserver/pkg/quota/v1`. Pure: the time is an argument.
 
 mod claims;
+mod devices;
 mod pods;
 mod services;
 
@@ -12,6 +13,7 @@ use k8s_openapi::api::core::v1::{ResourceQuota, ScopedResourceSelectorRequiremen
 use wharf_types::AnyObject;
 
 pub use claims::attributes_classes;
+pub use pods::is_terminating;
 
 pub use crate::pod_resources::{Amounts, add, read, write};
 use crate::quantity::{Format, Quantity};
@@ -34,6 +36,8 @@ pub enum What {
     Pods,
     Services,
     Claims,
+    /// Claims of devices.
+    Devices,
     /// Only that it is there.
     Count,
 }
@@ -52,6 +56,7 @@ impl Evaluator {
             ("", "pods") => What::Pods,
             ("", "services") => What::Services,
             ("", "persistentvolumeclaims") => What::Claims,
+            ("resource.k8s.io", "resourceclaims") => What::Devices,
             _ => What::Count,
         };
         Some(Self { group: group.to_owned(), resource: resource.to_owned(), what })
@@ -86,6 +91,7 @@ impl Evaluator {
             What::Pods => pods::answers_for(name),
             What::Services => services::NAMES.contains(&name),
             What::Claims => claims::answers_for(name),
+            What::Devices => devices::answers_for(name),
             What::Count => self.group.is_empty() && name == self.resource && ALIASED.contains(&name),
         }
     }
@@ -101,6 +107,7 @@ impl Evaluator {
             What::Pods => object.downcast_ref().map(|pod| pods::usage(pod, now)).unwrap_or_default(),
             What::Services => object.downcast_ref().map(services::usage).unwrap_or_default(),
             What::Claims => object.downcast_ref().map(claims::usage).unwrap_or_default(),
+            What::Devices => object.downcast_ref().map(devices::usage).unwrap_or_default(),
             What::Count if self.group.is_empty() && ALIASED.contains(&self.resource.as_str()) => {
                 Amounts::from([(self.resource.clone(), one())])
             }
@@ -126,7 +133,7 @@ impl Evaluator {
         match self.what {
             What::Pods => object.downcast_ref().is_some_and(|pod| pods::in_scope(pod, scope)),
             What::Claims => object.downcast_ref().is_some_and(|claim| claims::in_scope(claim, scope)),
-            What::Services | What::Count => false,
+            What::Services | What::Devices | What::Count => false,
         }
     }
 
@@ -186,6 +193,7 @@ pub fn show(amounts: &Amounts) -> String {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service};
+    use k8s_openapi::api::resource::v1::ResourceClaim;
     use wharf_types::KubeObject;
 
     use super::*;
@@ -212,6 +220,8 @@ mod tests {
         check::<Pod>("", "pods", &format!("{{{spec}, status: {{phase: Failed}}}}"), "count/pods=1");
         let going = "metadata: {deletionTimestamp: '2025-12-31T23:59:00Z', deletionGracePeriodSeconds: 30}";
         check::<Pod>("", "pods", &format!("{{{spec}, {going}}}"), "count/pods=1");
+        let device = "{spec: {containers: [{name: a, resources: {requests: {deviceclass.resource.kubernetes.io/gpu: 1, kubernetes.io/odd: 1}}}]}}";
+        check::<Pod>("", "pods", device, "count/pods=1,pods=1,requests.deviceclass.resource.kubernetes.io/gpu=1");
     }
 
     #[test]
@@ -238,6 +248,27 @@ mod tests {
             "persistentvolumeclaims",
             "{spec: {storageClassName: gold, resources: {requests: {storage: 1500m}}}}",
             "count/persistentvolumeclaims=1,gold.storageclass.storage.k8s.io/persistentvolumeclaims=1,gold.storageclass.storage.k8s.io/requests.storage=2,persistentvolumeclaims=1,requests.storage=2",
+        );
+    }
+
+    #[test]
+    fn claims_of_devices_cost_the_most_that_they_may_be_given() {
+        let check = |requests: &str, expected: &str| {
+            let claim = format!("{{spec: {{devices: {{requests: {requests}}}}}}}");
+            check::<ResourceClaim>("resource.k8s.io", "resourceclaims", &claim, expected);
+        };
+        check("[]", "count/resourceclaims.resource.k8s.io=1");
+        check(
+            "[{name: a, exactly: {deviceClassName: gpu, allocationMode: ExactCount, count: 2}}, {name: b, exactly: {deviceClassName: gpu, allocationMode: All}}]",
+            "count/resourceclaims.resource.k8s.io=1,gpu.deviceclass.resource.k8s.io/devices=34,requests.deviceclass.resource.kubernetes.io/gpu=34",
+        );
+        check(
+            "[{name: a, firstAvailable: [{name: x, deviceClassName: big, allocationMode: ExactCount, count: 1}, {name: y, deviceClassName: small, allocationMode: ExactCount, count: 2}, {name: z, deviceClassName: small, allocationMode: ExactCount, count: 4}]}]",
+            "big.deviceclass.resource.k8s.io/devices=1,count/resourceclaims.resource.k8s.io=1,requests.deviceclass.resource.kubernetes.io/big=1,requests.deviceclass.resource.kubernetes.io/small=4,small.deviceclass.resource.k8s.io/devices=4",
+        );
+        check(
+            "[{name: a, exactly: {deviceClassName: gpu, allocationMode: Odd}}]",
+            "count/resourceclaims.resource.k8s.io=1,gpu.deviceclass.resource.k8s.io/devices=0",
         );
     }
 
@@ -286,6 +317,11 @@ mod tests {
             "{containers: [{name: b}, {name: a, resources: {limits: {cpu: 1}}}]}",
             Err("must specify limits.cpu for: b; requests.memory for: a,b"),
         );
-        check("{containers: [{name: a}], resources: {limits: {cpu: 1}, requests: {memory: 1}}}", Ok(()));
+        // What is said of the pod as a whole is enough.
+        check("{containers: [{name: a}], resources: {limits: {cpu: 1}}}", Ok(()));
+        check(
+            "{containers: [{name: a}], resources: {requests: {example.com/gpu: 1}}}",
+            Err("must specify limits.cpu for: a; requests.memory for: a"),
+        );
     }
 }

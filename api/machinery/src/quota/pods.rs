@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm, ScopedResourceSelectorRequirement};
 
+use super::devices::IMPLICIT;
 use super::{Amounts, one, selects};
 use crate::pod_resources::{self, Options, Side, read};
 
@@ -22,6 +23,8 @@ const NAMES: &[&str] = &[
 ];
 const REQUESTS: &str = "requests.";
 const HUGE_PAGES: &str = "hugepages-";
+/// A class's devices, as a pod may ask for them.
+const DEVICES_OF_CLASS: &str = "deviceclass.resource.kubernetes.io/";
 /// Names that every container must ask for where a quota counts them. Upstream calls this a mistake, and keeps it.
 const DEMANDED: &[&str] = &["cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
 
@@ -30,6 +33,7 @@ pub fn answers_for(name: &str) -> bool {
         || name.starts_with(HUGE_PAGES)
         || name.strip_prefix(REQUESTS).is_some_and(|asked| asked.starts_with(HUGE_PAGES))
         || (name.starts_with(REQUESTS) && !is_native(name))
+        || name.starts_with(IMPLICIT)
 }
 
 /// Names without a domain, or in that of Kubernetes itself.
@@ -38,7 +42,7 @@ fn is_native(name: &str) -> bool {
 }
 
 fn is_extended(name: &str) -> bool {
-    !is_native(name) && !name.starts_with(REQUESTS)
+    (!is_native(name) && !name.starts_with(REQUESTS)) || name.starts_with(DEVICES_OF_CLASS)
 }
 
 /// A pod is counted as an object as long as it is stored, and costs the rest until it has ended.
@@ -95,12 +99,11 @@ pub fn constraints(pod: &Pod, required: &[String]) -> Result<(), String> {
             &side(resources.and_then(|it| it.limits.as_ref())),
         )
     };
-    let whole = asked(spec.resources.as_ref());
-    let demanded: BTreeSet<&str> = required
-        .iter()
-        .map(String::as_str)
-        .filter(|name| DEMANDED.contains(name) && !whole.contains_key(*name))
-        .collect();
+    // What is said of the pod as a whole is enough.
+    if pod_resources::is_set_for_pod(spec) {
+        return Ok(());
+    }
+    let demanded: BTreeSet<&str> = required.iter().map(String::as_str).filter(|name| DEMANDED.contains(name)).collect();
     let mut missing: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
         let held = asked(container.resources.as_ref());
@@ -117,9 +120,14 @@ pub fn constraints(pod: &Pod, required: &[String]) -> Result<(), String> {
     Err(format!("must specify {}", shown.collect::<Vec<_>>().join("; ")))
 }
 
+/// True for a pod that is to end by itself.
+pub fn is_terminating(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.active_deadline_seconds).is_some_and(|seconds| seconds >= 0)
+}
+
 pub fn in_scope(pod: &Pod, scope: &ScopedResourceSelectorRequirement) -> bool {
     let spec = pod.spec.as_ref();
-    let terminating = || spec.and_then(|spec| spec.active_deadline_seconds).is_some_and(|seconds| seconds >= 0);
+    let terminating = || is_terminating(pod);
     let class = spec.and_then(|spec| spec.priority_class_name.as_deref()).filter(|name| !name.is_empty());
     match scope.scope_name.as_str() {
         "Terminating" => terminating(),

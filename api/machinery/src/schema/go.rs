@@ -5,7 +5,8 @@
 //! The table beside this file is read off the struct definitions, json tags, `+default` and `+enum` markers of `k8s.io/api`,
 //! `apimachinery` and `apiextensions-apiserver` v0.36, a type a line, parted by tabs. After a field's name stands what is said of it:
 //! `{}` a struct that is always there; `+` a number or boolean that is left out when zero; `*` a text behind a pointer, where
-//! empty is not absent; `=JSON` its default, `=` none although it is required; `|A,B` its choices.
+//! empty is not absent; `=JSON` its default, `=` none although it is required; `|TYPE` an enum. Each value of an enum stands on the
+//! enum's own line, `VALUE=` and what its comment says of it, in the order of `kube-openapi/pkg/generators/enum.go`.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -21,20 +22,23 @@ pub struct Field {
     pub optional_text: bool,
     /// As JSON. Empty: none, although the field is required.
     pub default: Option<&'static str>,
-    /// Separated by commas.
+    /// The enum's type.
     choices: Option<&'static str>,
 }
 
 impl Field {
-    pub fn choices(&self) -> impl Iterator<Item = &'static str> + use<> {
-        self.choices.into_iter().flat_map(|choices| choices.split(','))
+    /// The values that the field can have, each with what it means.
+    pub fn choices(&self) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
+        let line = self.choices.and_then(|name| LINES.get(name)).copied();
+        line.into_iter().flat_map(|line| line.split('\t')).filter_map(|value| value.split_once('='))
     }
 }
 
+static LINES: LazyLock<HashMap<&str, &str>> =
+    LazyLock::new(|| include_str!("go.txt").lines().filter_map(|line| line.split_once('\t')).collect());
+
 /// What is said of a field of the type, e.g. `io.k8s.api.core.v1.Container`.
 pub fn field(owner: &str, name: &str) -> Field {
-    static LINES: LazyLock<HashMap<&str, &str>> =
-        LazyLock::new(|| include_str!("go.txt").lines().filter_map(|line| line.split_once('\t')).collect());
     let owner = owner.strip_prefix("io.k8s.").unwrap_or(owner);
     let mut field = Field::default();
     for said in
@@ -70,8 +74,10 @@ mod tests {
     fn structs_defaults_and_choices_are_read() {
         assert!(field(CONTAINER, "resources").always);
         assert!(!field("io.k8s.api.core.v1.ContainerStatus", "resources").always);
-        let policies: Vec<_> = field(CONTAINER, "imagePullPolicy").choices().collect();
+        let policies: Vec<_> = field(CONTAINER, "imagePullPolicy").choices().map(|(value, _)| value).collect();
         assert_eq!(policies, ["Always", "IfNotPresent", "Never"]);
+        let (_, meaning) = field("io.k8s.api.core.v1.ServiceSpec", "type").choices().next().expect("types of services");
+        assert!(meaning.starts_with("means a service will only be accessible inside the cluster"), "{meaning}");
         assert_eq!(field("io.k8s.api.core.v1.ServicePort", "protocol").default, Some("\"TCP\""));
         assert!(field("io.k8s.api.core.v1.PodSpec", "runtimeClassName").optional_text);
     }
@@ -84,6 +90,7 @@ mod tests {
             for said in said.split('\t').filter(|_| types().knows(&owner)) {
                 let name = said.split(['{', '+', '*', '=', '|']).next().unwrap_or_default();
                 assert!(types().field(&owner, name).is_some(), "{owner} has no {name}");
+                assert!(!said.contains('|') || field(&owner, name).choices().count() > 1, "{owner} {said}");
                 let default = field(&owner, name).default.filter(|default| !default.is_empty());
                 default.map(|json| serde_json::from_str::<serde_json::Value>(json).expect("a default is JSON"));
             }

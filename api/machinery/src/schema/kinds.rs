@@ -12,6 +12,7 @@ macro_rules! kinds {
             })+
             use k8s_openapi::apimachinery::pkg::{apis::meta::v1::WatchEvent, runtime::RawExtension};
             generator.subschema_for::<WatchEvent<RawExtension>>();
+            generator.subschema_for::<k8s_openapi::apimachinery::pkg::version::Info>();
             generator.subschema_for::<wharf_types::admission::AdmissionPlugin>();
         }
     };

@@ -43,6 +43,39 @@ pub fn is_valid(format: &str, text: &str) -> bool {
     }
 }
 
+/// True where [`is_valid`] looks at the text, or upstream takes any.
+pub fn is_known(format: &str) -> bool {
+    const KNOWN: &[&str] = &[
+        "bsonobjectid",
+        "uri",
+        "email",
+        "hostname",
+        "ipv4",
+        "ipv6",
+        "cidr",
+        "mac",
+        "uuid",
+        "uuid3",
+        "uuid4",
+        "uuid5",
+        "isbn",
+        "isbn10",
+        "isbn13",
+        "creditcard",
+        "ssn",
+        "hexcolor",
+        "rgbcolor",
+        "byte",
+        "password",
+        "date",
+        "duration",
+        "datetime",
+        "k8sshortname",
+        "k8slongname",
+    ];
+    KNOWN.contains(&format.replace('-', "").as_str())
+}
+
 fn is_cidr(ip: &str, length: &str) -> bool {
     let most = match ip.parse::<IpAddr>() {
         Ok(IpAddr::V4(_)) => 32,

@@ -10,18 +10,20 @@ use async_trait::async_trait;
 use serde_json::json;
 use wharf_types::ApiError;
 
+use crate::hooks::{self, Changer, Refusal};
+use crate::reinvocation::{Reinvocation, Round};
 use crate::subject::{Subject, View};
-use crate::wasm::{self, Change, Hook, Host, Index, Phase, Refusal};
+use crate::wasm::{Caller, Change, Hook, Host, Index, Phase};
 use crate::{Attributes, Notes, Operation, Plugin, Reader};
 
 pub struct MutatingAdmissionPlugin {
     index: Index,
-    host: Arc<Host>,
+    caller: Caller,
 }
 
 impl MutatingAdmissionPlugin {
     pub fn new(host: Arc<Host>) -> Self {
-        Self { index: Index::default(), host }
+        Self { index: Index::default(), caller: Caller::new(host, Phase::Mutating) }
     }
 }
 
@@ -36,80 +38,42 @@ impl Plugin for MutatingAdmissionPlugin {
     }
 
     async fn admit(&self, write: &mut Attributes, cluster: &dyn Reader, notes: &mut Notes) -> Result<(), ApiError> {
-        let hooks = self.index.hooks(cluster);
-        if hooks.is_empty() || write.configures_admission() {
-            return Ok(());
-        }
-        if write.reinvocation.again && write.reinvocation.plugins.changed_since(write.object.as_deref()) {
-            write.reinvocation.plugins.require();
-        }
-        let result = self.walk(&hooks, write, cluster, notes).await;
-        write.reinvocation.plugins.last_output = write.object.as_ref().map(|object| object.clone_box());
-        result
+        hooks::change(&self.caller, &self.index.hooks(cluster), write, cluster, notes).await
     }
 }
 
-impl MutatingAdmissionPlugin {
-    async fn walk(
+#[async_trait]
+impl Changer for Caller {
+    fn round(reinvocation: &mut Reinvocation) -> &mut Round {
+        &mut reinvocation.plugins
+    }
+
+    async fn apply(
         &self,
-        hooks: &[Hook],
+        hook: &Hook,
+        change: Change,
         write: &mut Attributes,
-        cluster: &dyn Reader,
-        notes: &mut Notes,
-    ) -> Result<(), ApiError> {
-        let subject = Subject::default();
-        for (index, hook) in hooks.iter().enumerate() {
-            let left_out = write.reinvocation.again && !write.reinvocation.plugins.wanted(&hook.name);
-            if left_out {
-                continue;
-            }
-            let Some(view) = hook.view(write, &subject, cluster).await? else { continue };
-            let place = format!("round_{}_index_{index}", u8::from(write.reinvocation.again));
-            let who = (hook, Phase::Mutating);
-            let answer = match wasm::call(&self.host, who, (write, &view), cluster, notes).await {
-                Ok(Some(change)) => apply(hook, &change, write, (&view, &subject), (&place, notes)).await,
-                Ok(None) => Ok(false),
-                Err(refusal) => Err(refusal),
-            };
-            if matches!(answer, Ok(true)) {
-                let told = json!({"plugin": hook.name, "mutated": true}).to_string();
-                notes.audit_annotations.insert(format!("mutation.plugin.admission.wharf.dev/{place}"), told);
-                write.reinvocation.plugins.require();
-                write.reinvocation.wanted = true;
-            }
-            if hook.reinvoked {
-                write.reinvocation.plugins.add(&hook.name);
-            }
-            match answer {
-                Ok(_) => {}
-                Err(Refusal::Failed(why)) if hook.ignores_failure => {
-                    wasm::pass_over(&self.host, who, &why, &place, notes);
-                }
-                Err(refusal) => return Err(refusal.into_error(&hook.name)),
-            }
+        (view, subject): (&View, &Subject),
+        (place, notes): (&str, &mut Notes),
+    ) -> Result<bool, Refusal> {
+        let Some(object) = &view.object else {
+            let why = "it attempted to modify the object, which is not supported for this operation";
+            return Err(Refusal::Failed(why.to_owned()));
+        };
+        let (document, operations) = change.apply(object).map_err(Refusal::Failed)?;
+        let replaced = subject.replace(write, view, document).await;
+        let changed = replaced.map_err(|error| Refusal::Failed(format!("what it made cannot be read: {error}")))?;
+        if let Some(operations) = operations {
+            let told = json!({"plugin": hook.name, "patch": operations, "patchType": "JSONPatch"}).to_string();
+            notes.audit_annotations.insert(format!("patch.plugin.admission.wharf.dev/{place}"), told);
         }
-        Ok(())
+        Ok(changed)
     }
-}
 
-/// Puts the changed object in place; true if it differs.
-async fn apply(
-    hook: &Hook,
-    change: &Change,
-    write: &mut Attributes,
-    (view, subject): (&View, &Subject),
-    (place, notes): (&str, &mut Notes),
-) -> Result<bool, Refusal> {
-    let Some(object) = &view.object else {
-        let why = "it attempted to modify the object, which is not supported for this operation";
-        return Err(Refusal::Failed(why.to_owned()));
-    };
-    let (document, operations) = change.apply(object).map_err(Refusal::Failed)?;
-    let replaced = subject.replace(write, view, document).await;
-    let changed = replaced.map_err(|error| Refusal::Failed(format!("what it made cannot be read: {error}")))?;
-    if let Some(operations) = operations {
-        let told = json!({"plugin": hook.name, "patch": operations, "patchType": "JSONPatch"}).to_string();
-        notes.audit_annotations.insert(format!("patch.plugin.admission.wharf.dev/{place}"), told);
+    fn tell(&self, hook: &Hook, changed: bool, place: &str, notes: &mut Notes) {
+        if changed {
+            let told = json!({"plugin": hook.name, "mutated": true}).to_string();
+            notes.audit_annotations.insert(format!("mutation.plugin.admission.wharf.dev/{place}"), told);
+        }
     }
-    Ok(changed)
 }

@@ -2,12 +2,14 @@
 //!
 //! Source: `plugin/pkg/admission/priority`. Where the cluster has no PriorityClass that says `globalDefault`, the default is 0.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
-use parking_lot::Mutex;
 use wharf_types::k8s::api::core::v1::Pod;
 use wharf_types::k8s::api::scheduling::v1::PriorityClass;
 use wharf_types::{ApiError, Gvr};
 
+use crate::memo::Memo;
 use crate::{Attributes, Notes, Operation, Plugin, Reader};
 
 const DEFAULT_PRIORITY: i32 = 0;
@@ -21,7 +23,7 @@ const PRIORITY_CLASSES: Gvr = Gvr {
 /// Remembers the default class until a PriorityClass changes: every pod that names none asks for it.
 #[derive(Default)]
 pub struct Priority {
-    default: Mutex<Option<(u64, Class)>>,
+    default: Memo<u64, Class>,
 }
 
 #[async_trait]
@@ -103,17 +105,9 @@ impl Priority {
     }
 
     fn default_class(&self, cluster: &dyn Reader) -> Class {
-        let revision = cluster.revision(&PRIORITY_CLASSES);
-        let mut held = self.default.lock();
-        if let Some((read_at, class)) = &*held
-            && *read_at == revision
-        {
-            return class.clone();
-        }
         let none = || Class { name: None, value: DEFAULT_PRIORITY, preemption: DEFAULT_PREEMPTION.to_owned() };
-        let class = default_class(cluster).as_ref().map_or_else(none, class);
-        *held = Some((revision, class.clone()));
-        class
+        let read = || Arc::new(default_class(cluster).as_ref().map_or_else(none, class));
+        Class::clone(&self.default.at(cluster.revision(&PRIORITY_CLASSES), read))
     }
 }
 

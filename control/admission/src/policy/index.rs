@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use wharf_types::k8s::api::admissionregistration::v1::{MatchCondition, MatchResources, ParamKind, ParamRef, Variable};
 use wharf_types::{AnyObject, ApiError, Gvr};
 
 use crate::conditions::Conditions;
 use crate::expression::Expression;
 use crate::matching::Matcher;
+use crate::memo::Memo;
 use crate::{Attributes, Reader};
 
 /// A policy with the rules of its kind.
@@ -79,17 +79,13 @@ pub trait PolicyKind: 'static {
     fn binding(object: &dyn AnyObject) -> Option<(String, Binding)>;
 }
 
-type Revisions = (u64, u64);
-/// What was read, and of which revisions.
-type Read<R> = (Option<Revisions>, Arc<[Bound<R>]>);
-
 pub struct Index<K: PolicyKind> {
-    held: Mutex<Read<K::Rules>>,
+    held: Memo<(u64, u64), [Bound<K::Rules>]>,
 }
 
 impl<K: PolicyKind> Default for Index<K> {
     fn default() -> Self {
-        Self { held: Mutex::new((None, Arc::default())) }
+        Self { held: Memo::default() }
     }
 }
 
@@ -97,11 +93,7 @@ impl<K: PolicyKind> Index<K> {
     /// Every policy that is bound, by name; compiled again only if a policy or binding has changed since.
     pub fn policies(&self, cluster: &dyn Reader) -> Arc<[Bound<K::Rules>]> {
         let revisions = (cluster.revision(&K::POLICIES), cluster.revision(&K::BINDINGS));
-        let mut held = self.held.lock();
-        if held.0 != Some(revisions) {
-            *held = (Some(revisions), read::<K>(cluster).into());
-        }
-        held.1.clone()
+        self.held.at(revisions, || read::<K>(cluster).into())
     }
 }
 

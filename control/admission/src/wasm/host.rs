@@ -4,15 +4,18 @@
 //! shared by plugins of the same digest. What was loaded goes on until something better is.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use wasmtime::component::InstancePre;
+use wharf_types::k8s::api::core::v1::Secret;
 
-use super::bindings::{self, MUTATION, Request, VALIDATION, mutation, validation};
+use super::bindings::Request;
+use super::code::Code;
 use super::engine::Engine;
 use super::guest::Guest;
 use super::request::Answer;
@@ -22,8 +25,6 @@ use super::{Hook, Metrics, Phase};
 const COMPILATIONS_MAX: usize = 1;
 /// Calls at once, over all plugins; the others wait, within their own time.
 pub const CALLS_MAX: usize = 128;
-/// Largest component, in bytes.
-const COMPONENT_MAX_BYTES: usize = 64 << 20;
 
 /// Whether an image that is here already will do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,11 +41,21 @@ pub struct Component {
     pub bytes: Vec<u8>,
 }
 
-/// Where components come from.
+/// Where components come from, and where their code is kept.
 #[async_trait]
 pub trait Components: Send + Sync + 'static {
-    /// The error is for the plugin's owner.
-    async fn resolve(&self, reference: &str, pull: Pull) -> Result<Component, String>;
+    /// `secrets` may hold credentials for the image's registry. The error is for the plugin's owner.
+    async fn resolve(&self, reference: &str, pull: Pull, secrets: &[Secret]) -> Result<Component, String>;
+
+    /// The file with the code that was kept under this key, whole and unchanged. Nobody else can write to it.
+    fn compiled(&self, _key: &str) -> Option<PathBuf> {
+        None
+    }
+
+    /// Keeps code for the next start. The error is the disk's, and costs no more than another compilation.
+    fn keep_compiled(&self, _key: &str, _code: &[u8]) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// How far loading came.
@@ -68,28 +79,6 @@ pub struct LoadError {
 pub struct Loaded {
     pub digest: String,
     pub hooks: Vec<Phase>,
-}
-
-/// A component that is ready to be instantiated.
-pub struct Code {
-    digest: String,
-    pre: InstancePre<Guest>,
-    mutation: Option<mutation::GuestIndices>,
-    validation: Option<validation::GuestIndices>,
-}
-
-impl Code {
-    pub fn has(&self, phase: Phase) -> bool {
-        match phase {
-            Phase::Mutating => self.mutation.is_some(),
-            Phase::Validating => self.validation.is_some(),
-        }
-    }
-
-    fn loaded(&self) -> Loaded {
-        let hooks = [Phase::Mutating, Phase::Validating].into_iter().filter(|phase| self.has(*phase)).collect();
-        Loaded { digest: self.digest.clone(), hooks }
-    }
 }
 
 /// What is known of one plugin.
@@ -137,8 +126,9 @@ impl Host {
     }
 
     /// Makes the image that a plugin names ready to be called. What cannot be loaded leaves in place what was there before.
-    pub async fn load(&self, plugin: &str, image: &str, pull: Pull) -> Result<Loaded, LoadError> {
-        let result = self.prepare(image, pull).await;
+    /// `secrets` may hold credentials for its registry.
+    pub async fn load(&self, plugin: &str, image: &str, pull: Pull, secrets: &[Secret]) -> Result<Loaded, LoadError> {
+        let result = self.prepare(image, pull, secrets).await;
         let mut held = self.held.write();
         let before = held.remove(plugin).filter(|before| before.image == image).and_then(|before| before.code);
         let (code, trouble) = match &result {
@@ -176,26 +166,30 @@ impl Host {
         })
     }
 
-    async fn prepare(&self, image: &str, pull: Pull) -> Result<Arc<Code>, LoadError> {
+    async fn prepare(&self, image: &str, pull: Pull, secrets: &[Secret]) -> Result<Arc<Code>, LoadError> {
         let failed = |stage, message, digest| LoadError { stage, message, digest };
         let Some(components) = &self.components else {
             let why = "this API server has nowhere to load images from".to_owned();
             return Err(failed(Stage::Pull, why, None));
         };
-        let component = components.resolve(image, pull).await.map_err(|why| failed(Stage::Pull, why, None))?;
+        let component = components.resolve(image, pull, secrets).await.map_err(|why| failed(Stage::Pull, why, None))?;
         let digest = component.digest.clone();
-        self.compile(component).await.map_err(|why| {
+        self.compile(components, component).await.map_err(|why| {
             failed(Stage::Compile, format!("image {image:?} is no admission plugin: {why}"), Some(digest))
         })
     }
 
-    async fn compile(&self, Component { digest, bytes }: Component) -> Result<Arc<Code>, String> {
+    async fn compile(
+        &self,
+        components: &Arc<dyn Components>,
+        Component { digest, bytes }: Component,
+    ) -> Result<Arc<Code>, String> {
         let _one = self.compilations.acquire().await.map_err(|error| error.to_string())?;
         if let Some(code) = self.compiled.lock().get(&digest).and_then(Weak::upgrade) {
             return Ok(code);
         }
-        let (engine, named) = (self.engine()?, digest.clone());
-        let compiling = tokio::task::spawn_blocking(move || compile(&engine, named, &bytes));
+        let (engine, kept, named) = (self.engine()?, components.clone(), digest.clone());
+        let compiling = tokio::task::spawn_blocking(move || Code::make(&engine, &*kept, named, &bytes));
         let code = Arc::new(compiling.await.map_err(|_| "the compiler crashed on it".to_owned())??);
         let mut compiled = self.compiled.lock();
         compiled.retain(|_, code| code.strong_count() > 0);
@@ -203,16 +197,23 @@ impl Host {
         Ok(code)
     }
 
-    /// Calls a plugin, within its time and its memory. The error says why there is no answer.
-    pub async fn ask(&self, code: &Code, phase: Phase, hook: &Hook, request: Request) -> Result<Answer, String> {
-        let (engine, deadline) = (self.engine()?, Instant::now() + hook.timeout);
-        let late = || format!("it did not answer within {} s", hook.timeout.as_secs());
+    /// Calls a plugin, within its memory and what is left of its time, which began when the write came to it. The error says
+    /// why there is no answer.
+    pub async fn ask(
+        &self,
+        (code, phase): (&Code, Phase),
+        hook: &Hook,
+        request: Request,
+        began: Instant,
+    ) -> Result<Answer, String> {
+        let (engine, deadline) = (self.engine()?, began + hook.timeout);
+        let late = || format!("it did not answer within {}", shown(hook.timeout));
         // Held until the store has given its memory back.
         let place = tokio::time::timeout_at(deadline, self.calls.acquire()).await.map_err(|_| late())?;
         let _place = place.map_err(|error| error.to_string())?;
         let mut store = Guest::store(&engine, hook.memory_bytes);
         let _running = engine.enter();
-        match tokio::time::timeout_at(deadline, call(code, phase, &mut store, request)).await {
+        match tokio::time::timeout_at(deadline, code.call(phase, &mut store, request)).await {
             Ok(Ok(answer)) => {
                 let words = store.data().words();
                 if !words.is_empty() {
@@ -226,53 +227,7 @@ impl Host {
     }
 }
 
-async fn call(
-    code: &Code,
-    phase: Phase,
-    store: &mut wasmtime::Store<Guest>,
-    request: Request,
-) -> wasmtime::Result<Answer> {
-    let instance = code.pre.instantiate_async(&mut *store).await?;
-    let (mutation, validation) = (code.mutation.as_ref(), code.validation.as_ref());
-    Ok(match (phase, mutation, validation) {
-        (Phase::Mutating, Some(indices), _) => {
-            let guest = indices.load(&mut *store, &instance)?;
-            guest.call_mutate(&mut *store, &request).await?.into()
-        }
-        (Phase::Validating, _, Some(indices)) => {
-            let guest = indices.load(&mut *store, &instance)?;
-            guest.call_validate(&mut *store, &request).await?.into()
-        }
-        (_, None, _) | (_, _, None) => Answer::default(),
-    })
-}
-
-/// What the first bytes of a component are, and of a core module.
-const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
-const MODULE: &[u8] = b"\0asm\x01\0\0\0";
-
-fn compile(engine: &Engine, digest: String, bytes: &[u8]) -> Result<Code, String> {
-    if bytes.len() > COMPONENT_MAX_BYTES {
-        return Err(format!("it is {} bytes long, and the limit is {COMPONENT_MAX_BYTES}", bytes.len()));
-    }
-    if bytes.starts_with(MODULE) {
-        return Err("it is a core module, not a component".to_owned());
-    }
-    if !bytes.starts_with(COMPONENT) {
-        return Err("it is not WebAssembly".to_owned());
-    }
-    let component = wasmtime::component::Component::from_binary(&engine.wasmtime, bytes)
-        .map_err(|error| format!("it does not compile: {}", error.root_cause()))?;
-    let exports = || {
-        let names: Vec<String> =
-            component.component_type().exports(&engine.wasmtime).map(|(name, _)| name.to_owned()).collect();
-        if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
-    };
-    let pre = engine.linker.instantiate_pre(&component).map_err(|error| format!("it asks for too much: {error:#}"))?;
-    let mutation = bindings::mutation::GuestIndices::new(&pre);
-    let validation = bindings::validation::GuestIndices::new(&pre);
-    match (&mutation, &validation) {
-        (Err(_), Err(_)) => Err(format!("it exports {}, and neither {MUTATION} nor {VALIDATION}", exports())),
-        _ => Ok(Code { digest, pre, mutation: mutation.ok(), validation: validation.ok() }),
-    }
+/// `10 s`, `250 ms`
+fn shown(time: Duration) -> String {
+    if time.subsec_millis() == 0 { format!("{} s", time.as_secs()) } else { format!("{} ms", time.as_millis()) }
 }

@@ -4,16 +4,14 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use wharf_machinery::quantity::Quantity;
+use wharf_types::Gvr;
 use wharf_types::admission::AdmissionPlugin;
-use wharf_types::{ApiError, Gvr};
 
-use crate::activation::Activation;
-use crate::conditions::Conditions;
+use crate::Reader;
+use crate::hooks::{self, Gate};
 use crate::matching::Matcher;
-use crate::subject::{Subject, View};
-use crate::{Attributes, Reader};
+use crate::memo::Memo;
 
 pub const GVR: Gvr = Gvr {
     group: Cow::Borrowed("admission.wharf.dev"),
@@ -33,11 +31,8 @@ pub struct Hook {
     pub parameters: Option<Vec<u8>>,
     pub timeout: Duration,
     pub memory_bytes: u64,
-    pub ignores_failure: bool,
-    /// True where it is called again when something changes after it.
-    pub reinvoked: bool,
-    matcher: Matcher,
-    conditions: Conditions,
+    reinvoked: bool,
+    gate: Gate,
 }
 
 impl From<AdmissionPlugin> for Hook {
@@ -54,64 +49,48 @@ impl From<AdmissionPlugin> for Hook {
                 .map(|parameters| serde_json::Value::Object(parameters).to_string().into_bytes()),
             timeout: seconds.map_or(TIMEOUT, Duration::from_secs),
             memory_bytes: memory.and_then(|amount| u64::try_from(amount.value()).ok()).unwrap_or(MEMORY_DEFAULT),
-            ignores_failure: spec.failure_policy.as_deref() == Some("Ignore"),
             reinvoked: spec.reinvocation_policy.as_deref() == Some("IfNeeded"),
-            matcher: Matcher::new(
-                spec.rules,
-                spec.match_policy.as_ref(),
-                spec.namespace_selector.as_ref(),
-                spec.object_selector.as_ref(),
+            gate: Gate::new(
+                Matcher::new(
+                    spec.rules,
+                    spec.match_policy.as_ref(),
+                    spec.namespace_selector.as_ref(),
+                    spec.object_selector.as_ref(),
+                ),
+                spec.match_conditions.as_deref(),
+                spec.failure_policy.as_deref(),
             ),
-            conditions: Conditions::compile(spec.match_conditions.as_deref().unwrap_or_default()),
         }
     }
 }
 
-impl Hook {
-    /// What the plugin is to be shown of the write; none where it is not to be asked.
-    pub async fn view(
-        &self,
-        write: &Attributes,
-        subject: &Subject,
-        cluster: &dyn Reader,
-    ) -> Result<Option<Arc<View>>, ApiError> {
-        let Some(row) = self.matcher.matches(write, cluster)? else { return Ok(None) };
-        let view = subject.view(write, &row).await.map_err(ApiError::internal)?;
-        if self.conditions.is_empty() {
-            return Ok(Some(view));
-        }
-        let wanted = {
-            let activation = Activation::new(&view, None, None, &write.user, cluster);
-            self.conditions.hold(&activation.variables())
-        };
-        match wanted {
-            Ok(wanted) => Ok(wanted.then_some(view)),
-            Err(_) if self.ignores_failure => Ok(None),
-            Err(why) => Err(ApiError::forbidden(&write.row.gvr, write.object_name(), why)),
-        }
+impl hooks::Hook for Hook {
+    fn uid(&self) -> &str {
+        &self.name
+    }
+
+    fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    fn is_reinvoked(&self) -> bool {
+        self.reinvoked
     }
 }
 
-/// What was read of the plugins as they were at a revision.
+/// What was read of the plugins.
 #[derive(Default)]
-pub struct Index {
-    held: Mutex<(Option<u64>, Arc<[Hook]>)>,
-}
+pub struct Index(Memo<u64, [Hook]>);
 
 impl Index {
     /// Every plugin, by name; read again only if one has changed since.
     pub fn hooks(&self, cluster: &dyn Reader) -> Arc<[Hook]> {
-        let revision = cluster.revision(&GVR);
-        let mut held = self.held.lock();
-        if held.0 != Some(revision) {
+        self.0.at(cluster.revision(&GVR), || {
             let objects = cluster.list(&GVR, None);
-            let mut hooks: Vec<Hook> = objects
-                .iter()
-                .filter_map(|object| Some(object.downcast_ref::<AdmissionPlugin>()?.clone().into()))
-                .collect();
+            let plugins = objects.iter().filter_map(|object| object.downcast_ref::<AdmissionPlugin>());
+            let mut hooks: Vec<Hook> = plugins.cloned().map(Hook::from).collect();
             hooks.sort_by(|a, b| a.name.cmp(&b.name));
-            *held = (Some(revision), hooks.into());
-        }
-        held.1.clone()
+            hooks.into()
+        })
     }
 }

@@ -8,7 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::Refusal;
+use crate::hooks::Refusal;
 
 /// Upper bounds of the duration histogram, in seconds: from a call that computes little to the longest deadline.
 const DURATION_BUCKETS_S: &[f64] =

@@ -9,9 +9,10 @@
 //! Invariants: a call has an instance, a memory and a deadline of its own and leaves nothing behind; a guest reaches nothing but
 //! the request: WASI is linked for what languages' runtimes import, over an empty context; a guest that computes yields its
 //! thread every few milliseconds; compilation happens on blocking threads. What cannot be asked counts as the failure policy
-//! says. Absent on purpose: fuel, pools of used instances, compiled code on disk, credentials for registries.
+//! says. Absent on purpose: fuel, pools of used instances.
 
 mod bindings;
+mod code;
 mod engine;
 mod guest;
 mod host;
@@ -26,10 +27,13 @@ pub use index::{GVR, Hook, Index};
 pub use metrics::Metrics;
 pub use request::{Answer, Change};
 
-use std::time::Instant;
+use std::sync::Arc;
 
+use async_trait::async_trait;
+use tokio::time::Instant;
 use wharf_types::ApiError;
 
+use crate::hooks::{Asker, Refusal};
 use crate::subject::View;
 use crate::webhook::known;
 use crate::{Attributes, Notes, Reader};
@@ -59,58 +63,62 @@ impl Phase {
     }
 }
 
-/// Why a plugin's answer, or the lack of one, is not a yes.
-#[derive(Debug)]
-pub enum Refusal {
-    /// It could not be asked, or made no sense: the failure policy decides.
-    Failed(String),
-    Denied(ApiError),
+/// Calls one function of components.
+pub struct Caller {
+    host: Arc<Host>,
+    phase: Phase,
 }
 
-impl Refusal {
-    /// As the client is told, unless the plugin's failure is ignored.
-    pub fn into_error(self, plugin: &str) -> ApiError {
-        match self {
-            Refusal::Failed(why) => ApiError::internal(format!("failed calling admission plugin {plugin:?}: {why}")),
-            Refusal::Denied(error) => error,
-        }
+impl Caller {
+    pub fn new(host: Arc<Host>, phase: Phase) -> Self {
+        Self { host, phase }
     }
 }
 
-/// Calls one plugin that the write matches. Returns the change that it asks for; none also where it has no such hook.
-pub async fn call(
-    host: &Host,
-    (hook, phase): (&Hook, Phase),
-    (write, view): (&Attributes, &View),
-    cluster: &dyn Reader,
-    notes: &mut Notes,
-) -> Result<Option<Change>, Refusal> {
-    let began = Instant::now();
-    let code = match host.code(&hook.name, &hook.image) {
-        Ok(code) if !code.has(phase) => return Ok(None),
-        code => code,
-    };
-    let result = match code {
-        Ok(code) => {
-            let request = request::make(hook, write, view, cluster);
-            match host.ask(&code, phase, hook, request).await {
-                Ok(answer) => judge(hook, answer, notes),
-                Err(why) => Err(Refusal::Failed(why)),
-            }
-        }
-        Err(why) => Err(Refusal::Failed(why)),
-    };
-    host.metrics.called((&hook.name, phase.label(), write.operation.as_str()), began.elapsed(), &result);
-    result
-}
+#[async_trait]
+impl Asker for Caller {
+    type Hook = Hook;
+    type Change = Change;
 
-/// A plugin has failed, and is passed over.
-pub fn pass_over(host: &Host, (hook, phase): (&Hook, Phase), why: &str, place: &str, notes: &mut Notes) {
-    tracing::warn!(plugin = hook.name, why, "failed calling an admission plugin: it is passed over");
-    host.metrics.failed_open(&hook.name, phase.label());
-    let kind = if phase == Phase::Mutating { "mutation" } else { "validating" };
-    let key = format!("failed-open.{kind}.plugin.admission.wharf.dev/{place}");
-    notes.audit_annotations.insert(key, hook.name.clone());
+    /// None also where the component has no such function.
+    async fn ask(
+        &self,
+        hook: &Hook,
+        (write, view): (&Attributes, &View),
+        cluster: &dyn Reader,
+        notes: &mut Notes,
+    ) -> Result<Option<Change>, Refusal> {
+        let began = Instant::now();
+        let code = match self.host.code(&hook.name, &hook.image) {
+            Ok(code) if !code.has(self.phase) => return Ok(None),
+            code => code,
+        };
+        let result = match code {
+            Ok(code) => {
+                let request = request::make(hook, write, view, cluster);
+                match self.host.ask((&code, self.phase), hook, request, began).await {
+                    Ok(answer) => judge(hook, answer, notes),
+                    Err(why) => Err(Refusal::Failed(why)),
+                }
+            }
+            Err(why) => Err(Refusal::Failed(why)),
+        };
+        let labels = (hook.name.as_str(), self.phase.label(), write.operation.as_str());
+        self.host.metrics.called(labels, began.elapsed(), &result);
+        result
+    }
+
+    fn failed(&self, hook: &Hook, why: &str) -> ApiError {
+        ApiError::internal(format!("failed calling admission plugin {:?}: {why}", hook.name))
+    }
+
+    fn passed_over(&self, hook: &Hook, why: &str, place: &str, notes: &mut Notes) {
+        tracing::warn!(plugin = hook.name, why, "failed calling an admission plugin: it is passed over");
+        self.host.metrics.failed_open(&hook.name, self.phase.label());
+        let kind = if self.phase == Phase::Mutating { "mutation" } else { "validating" };
+        let key = format!("failed-open.{kind}.plugin.admission.wharf.dev/{place}");
+        notes.audit_annotations.insert(key, hook.name.clone());
+    }
 }
 
 fn judge(hook: &Hook, answer: Answer, notes: &mut Notes) -> Result<Option<Change>, Refusal> {

@@ -3,16 +3,18 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use wharf_types::admission::AdmissionPlugin;
-use wharf_types::k8s::api::core::v1::{ConfigMap, Namespace};
+use wharf_types::k8s::api::core::v1::{ConfigMap, Namespace, Secret};
 use wharf_types::{AnyObject, ApiError};
 
-use super::{Component, Components, Host, LoadError, Phase, Pull, Stage};
+use super::{Component, Components, Hook, Host, LoadError, Phase, Pull, Stage, request};
 use crate::plugins::testing::{Cluster, json, write};
+use crate::subject::Subject;
 use crate::{Attributes, Chain, Notes, Operation};
 
 /// The guests that `cargo xtask guests` has built.
@@ -27,7 +29,7 @@ struct Shelf(HashMap<&'static str, Vec<u8>>);
 
 #[async_trait]
 impl Components for Shelf {
-    async fn resolve(&self, reference: &str, _: Pull) -> Result<Component, String> {
+    async fn resolve(&self, reference: &str, _: Pull, _: &[Secret]) -> Result<Component, String> {
         let bytes = self.0.get(reference).ok_or_else(|| format!("failed to pull image {reference:?}: not found"))?;
         Ok(Component { digest: format!("sha256:{reference}"), bytes: bytes.clone() })
     }
@@ -68,8 +70,9 @@ impl World {
         let mut cluster = Cluster::default().with("namespaces", namespace);
         for plugin in plugins {
             // What cannot be loaded is what some tests are about.
-            let _ =
-                host.load(plugin.metadata.name.as_deref().unwrap_or_default(), &plugin.spec.image, Pull::Always).await;
+            let _ = host
+                .load(plugin.metadata.name.as_deref().unwrap_or_default(), &plugin.spec.image, Pull::Always, &[])
+                .await;
             cluster = cluster.with("admissionplugins", plugin);
         }
         Self { cluster, chain: Chain::default_with(host), notes: Notes::default() }
@@ -217,6 +220,74 @@ async fn a_guest_meets_its_deadline_whether_it_computes_or_sleeps() {
     }
 }
 
+#[tokio::test]
+async fn a_deadline_is_exact_and_counts_from_when_the_write_came() {
+    let World { cluster, chain, .. } = World::of(vec![plugin("p", json!({}))]).await;
+    let host = chain.host();
+    let mut hook = Hook::from(plugin("p", json!({"parameters": {"validate": "spin"}})));
+    hook.timeout = Duration::from_millis(250);
+    let (write, code) = (create(), host.code("p", IMAGE).expect("loaded"));
+    let view = Subject::default().view(&write, &write.row).await.expect("a view");
+    let now = tokio::time::Instant::now();
+    for began in [now, now - hook.timeout] {
+        let request = request::make(&hook, &write, &view, &cluster);
+        let answer = host.ask((&code, Phase::Validating), &hook, request, began).await;
+        assert_eq!(answer.err().as_deref(), Some("it did not answer within 250 ms"));
+    }
+}
+
+/// One image, and a folder for its code.
+struct Kept {
+    bytes: Vec<u8>,
+    folder: tempfile::TempDir,
+    compilations: AtomicUsize,
+}
+
+impl Kept {
+    fn file(&self, key: &str) -> PathBuf {
+        self.folder.path().join(key)
+    }
+}
+
+#[async_trait]
+impl Components for Kept {
+    async fn resolve(&self, _: &str, _: Pull, _: &[Secret]) -> Result<Component, String> {
+        Ok(Component { digest: "sha256:kept".to_owned(), bytes: self.bytes.clone() })
+    }
+
+    fn compiled(&self, key: &str) -> Option<PathBuf> {
+        Some(self.file(key)).filter(|file| file.exists())
+    }
+
+    fn keep_compiled(&self, key: &str, code: &[u8]) -> std::io::Result<()> {
+        self.compilations.fetch_add(1, Ordering::Relaxed);
+        // Never in place: the older file may be mapped into memory.
+        let fresh = self.file("fresh");
+        std::fs::write(&fresh, code)?;
+        std::fs::rename(fresh, self.file(key))
+    }
+}
+
+#[tokio::test]
+async fn what_was_compiled_once_is_not_compiled_again_by_the_next_server() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let kept = Arc::new(Kept { bytes: guest("admission"), folder, compilations: AtomicUsize::new(0) });
+    let load = || async {
+        let host = Host::new(Some(kept.clone()));
+        host.load("p", IMAGE, Pull::Always, &[]).await.expect("loaded").hooks
+    };
+    for _ in 0..2 {
+        assert_eq!(load().await, [Phase::Mutating, Phase::Validating]);
+    }
+    assert_eq!(kept.compilations.load(Ordering::Relaxed), 1);
+    // Code that another version of the engine has left there does no harm.
+    let code = kept.folder.path().read_dir().expect("files").next().expect("code").expect("a file").path();
+    std::fs::remove_file(&code).expect("removed");
+    std::fs::write(&code, b"of another engine").expect("written");
+    assert_eq!(load().await, [Phase::Mutating, Phase::Validating]);
+    assert_eq!(kept.compilations.load(Ordering::Relaxed), 2);
+}
+
 /// On one thread, so a guest that kept it would keep everything.
 #[tokio::test]
 async fn a_guest_that_computes_lets_others_run() {
@@ -285,12 +356,12 @@ async fn a_plugin_counts_at_once_if_its_image_is_loaded_and_fails_until_then() {
 async fn what_was_loaded_goes_on_until_something_better_is() {
     let host = Host::new(Some(Arc::new(Shelf(HashMap::from([(IMAGE, guest("admission"))])))));
     let both = vec![Phase::Mutating, Phase::Validating];
-    let loaded = host.load("p", IMAGE, Pull::Always).await.expect("loaded");
+    let loaded = host.load("p", IMAGE, Pull::Always, &[]).await.expect("loaded");
     assert_eq!((loaded.digest.as_str(), &loaded.hooks), ("sha256:plugin:v1", &both));
-    let gone = host.load("p", "gone:v1", Pull::Always).await;
+    let gone = host.load("p", "gone:v1", Pull::Always, &[]).await;
     assert!(matches!(gone, Err(LoadError { stage: Stage::Pull, .. })), "{gone:?}");
     assert_eq!(host.loaded("p", "gone:v1"), None, "another image is another plugin");
-    host.load("p", IMAGE, Pull::Always).await.expect("loaded");
+    host.load("p", IMAGE, Pull::Always, &[]).await.expect("loaded");
     host.unload("p");
     assert_eq!(host.loaded("p", IMAGE), None);
 }

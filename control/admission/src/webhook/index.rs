@@ -2,34 +2,29 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use wharf_types::Gvr;
 use wharf_types::k8s::api::admissionregistration::v1::{
     MutatingWebhook, MutatingWebhookConfiguration, ValidatingWebhook, ValidatingWebhookConfiguration,
     WebhookClientConfig,
 };
-use wharf_types::{ApiError, Gvr};
 
-use crate::activation::Activation;
-use crate::conditions::Conditions;
+use crate::Reader;
+use crate::hooks::{self, Gate};
 use crate::matching::Matcher;
-use crate::subject::{Subject, View};
-use crate::{Attributes, Reader};
+use crate::memo::Memo;
 
 pub struct Hook {
     /// Of all hooks, told apart: configurations may name theirs alike.
-    pub uid: String,
+    uid: String,
     pub configuration: String,
     pub name: String,
-    pub matcher: Matcher,
-    pub conditions: Conditions,
+    gate: Gate,
     pub client: WebhookClientConfig,
     pub review_versions: Vec<String>,
     pub side_effects: String,
     pub timeout_s: u64,
-    pub ignores_failure: bool,
     pub mutating: bool,
-    /// True for a mutating webhook that is called again where something changes after it.
-    pub reinvoked: bool,
+    reinvoked: bool,
 }
 
 /// How long a webhook may take that does not say.
@@ -44,18 +39,20 @@ macro_rules! hook {
                     configuration: configuration.to_owned(),
                     mutating: $mutating,
                     reinvoked: $reinvoked(&hook),
-                    matcher: Matcher::new(
-                        hook.rules,
-                        hook.match_policy.as_ref(),
-                        hook.namespace_selector.as_ref(),
-                        hook.object_selector.as_ref(),
+                    gate: Gate::new(
+                        Matcher::new(
+                            hook.rules,
+                            hook.match_policy.as_ref(),
+                            hook.namespace_selector.as_ref(),
+                            hook.object_selector.as_ref(),
+                        ),
+                        hook.match_conditions.as_deref(),
+                        hook.failure_policy.as_deref(),
                     ),
-                    conditions: Conditions::compile(hook.match_conditions.as_deref().unwrap_or_default()),
                     client: hook.client_config,
                     review_versions: hook.admission_review_versions,
                     side_effects: hook.side_effects,
                     timeout_s: hook.timeout_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(TIMEOUT_S),
-                    ignores_failure: hook.failure_policy.as_deref() == Some("Ignore"),
                     name: hook.name,
                 }
             }
@@ -66,29 +63,17 @@ hook!(mutating, MutatingWebhook, true, |hook: &MutatingWebhook| hook.reinvocatio
     == Some("IfNeeded"));
 hook!(validating, ValidatingWebhook, false, |_| false);
 
-impl Hook {
-    /// What the webhook is to be shown of the write; none where it is not to be asked.
-    pub async fn view(
-        &self,
-        write: &Attributes,
-        subject: &Subject,
-        cluster: &dyn Reader,
-    ) -> Result<Option<Arc<View>>, ApiError> {
-        let Some(row) = self.matcher.matches(write, cluster)? else { return Ok(None) };
-        let view = subject.view(write, &row).await.map_err(ApiError::internal)?;
-        Ok(self.is_wanted(write, &view, cluster)?.then_some(view))
+impl hooks::Hook for Hook {
+    fn uid(&self) -> &str {
+        &self.uid
     }
 
-    fn is_wanted(&self, write: &Attributes, view: &View, cluster: &dyn Reader) -> Result<bool, ApiError> {
-        if self.conditions.is_empty() {
-            return Ok(true);
-        }
-        let activation = Activation::new(view, None, None, &write.user, cluster);
-        match self.conditions.hold(&activation.variables()) {
-            Ok(hold) => Ok(hold),
-            Err(_) if self.ignores_failure => Ok(false),
-            Err(why) => Err(ApiError::forbidden(&write.row.gvr, write.object_name(), why)),
-        }
+    fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    fn is_reinvoked(&self) -> bool {
+        self.reinvoked
     }
 }
 
@@ -117,34 +102,21 @@ macro_rules! configuration {
 configuration!(MutatingWebhookConfiguration, "mutatingwebhookconfigurations", Hook::mutating);
 configuration!(ValidatingWebhookConfiguration, "validatingwebhookconfigurations", Hook::validating);
 
-/// What was compiled from the configurations as they were at a revision.
+/// What was compiled from the configurations of one kind.
 #[derive(Default)]
-pub struct Index {
-    held: Mutex<Held>,
-}
-
-#[derive(Default)]
-struct Held {
-    revision: Option<u64>,
-    hooks: Arc<[Hook]>,
-}
+pub struct Index(Memo<u64, [Hook]>);
 
 impl Index {
     /// Every hook; compiled again only if a configuration has changed since.
     pub fn hooks<K: Configuration + Clone>(&self, cluster: &dyn Reader) -> Arc<[Hook]> {
-        let revision = cluster.revision(&K::GVR);
-        let mut held = self.held.lock();
-        if held.revision != Some(revision) {
+        self.0.at(cluster.revision(&K::GVR), || {
             let objects = cluster.list(&K::GVR, None);
             let mut known: Vec<(String, K)> = objects
                 .iter()
                 .filter_map(|object| Some((object.name().to_owned(), object.downcast_ref::<K>()?.clone())))
                 .collect();
             known.sort_by(|a, b| a.0.cmp(&b.0));
-            let hooks: Vec<Hook> =
-                known.into_iter().flat_map(|(name, configuration)| configuration.hooks(&name)).collect();
-            *held = Held { revision: Some(revision), hooks: hooks.into() };
-        }
-        held.hooks.clone()
+            known.into_iter().flat_map(|(name, configuration)| configuration.hooks(&name)).collect()
+        })
     }
 }

@@ -20,11 +20,13 @@ pub use review::Review;
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::Value;
 use wharf_types::meta::Status;
 use wharf_types::{ApiError, Gvr};
 
+use crate::hooks::{Asker, Refusal};
 use crate::subject::View;
 use crate::{Attributes, Notes, Reader};
 
@@ -37,53 +39,51 @@ const SERVICES: Gvr = Gvr {
     resource: std::borrow::Cow::Borrowed("services"),
 };
 
-/// Why a webhook's answer, or the lack of one, is not a yes.
-#[derive(Debug)]
-pub enum Refusal {
-    /// It could not be asked, or made no sense: the failure policy decides.
-    Failed(String),
-    /// It said no, or this server did in its stead.
-    Denied(ApiError),
-}
+#[async_trait]
+impl Asker for Clients {
+    type Hook = Hook;
+    /// A JSON patch.
+    type Change = Value;
 
-impl Refusal {
-    /// As the client is told, unless the webhook's failure is ignored.
-    pub fn into_error(self, hook: &Hook) -> ApiError {
-        match self {
-            Refusal::Failed(why) => ApiError::internal(format!("failed calling webhook {:?}: {why}", hook.name)),
-            Refusal::Denied(error) => error,
+    async fn ask(
+        &self,
+        hook: &Hook,
+        (write, view): (&Attributes, &View),
+        cluster: &dyn Reader,
+        notes: &mut Notes,
+    ) -> Result<Option<Value>, Refusal> {
+        if write.dry_run && !matches!(hook.side_effects.as_str(), "None" | "NoneOnDryRun") {
+            let why = format!("admission webhook {:?} does not support dry run", hook.name);
+            return Err(Refusal::Denied(ApiError::bad_request(why)));
         }
+        let review = Review::new(hook, view)
+            .map_err(|why| Refusal::Failed(format!("could not create admission objects: {why}")))?;
+        let body = post(hook, self, cluster, review.bytes()).await;
+        let body = body.map_err(|error| Refusal::Failed(format!("failed to call webhook: {error}")))?;
+        let response = review.read(&body).map_err(|error| Refusal::Failed(error.to_string()))?;
+        for (key, value) in response.audit_annotations {
+            notes.audit_annotations.insert(format!("{}/{key}", hook.name), value);
+        }
+        notes.warnings.extend(response.warnings);
+        if !response.allowed {
+            return Err(Refusal::Denied(denied(&hook.name, response.result.unwrap_or_default())));
+        }
+        Ok(response.patch)
+    }
+
+    fn failed(&self, hook: &Hook, why: &str) -> ApiError {
+        ApiError::internal(format!("failed calling webhook {:?}: {why}", hook.name))
+    }
+
+    fn passed_over(&self, hook: &Hook, why: &str, place: &str, notes: &mut Notes) {
+        tracing::warn!(webhook = hook.name, why, "failed calling a webhook: it is passed over");
+        let kind = if hook.mutating { "mutation" } else { "validating" };
+        let key = format!("failed-open.{kind}.webhook.admission.k8s.io/{place}");
+        notes.audit_annotations.insert(key, hook.name.clone());
     }
 }
 
-/// Calls one webhook that the write matches. Returns the patch that it asks for.
-pub async fn call(
-    hook: &Hook,
-    clients: &Clients,
-    (write, view): (&Attributes, &View),
-    cluster: &dyn Reader,
-    notes: &mut Notes,
-) -> Result<Option<Value>, Refusal> {
-    if write.dry_run && !matches!(hook.side_effects.as_str(), "None" | "NoneOnDryRun") {
-        let why = format!("admission webhook {:?} does not support dry run", hook.name);
-        return Err(Refusal::Denied(ApiError::bad_request(why)));
-    }
-    let review =
-        Review::new(hook, view).map_err(|why| Refusal::Failed(format!("could not create admission objects: {why}")))?;
-    let body = ask(hook, clients, cluster, review.bytes()).await;
-    let body = body.map_err(|error| Refusal::Failed(format!("failed to call webhook: {error}")))?;
-    let response = review.read(&body).map_err(|error| Refusal::Failed(error.to_string()))?;
-    for (key, value) in response.audit_annotations {
-        notes.audit_annotations.insert(format!("{}/{key}", hook.name), value);
-    }
-    notes.warnings.extend(response.warnings);
-    if !response.allowed {
-        return Err(Refusal::Denied(denied(&hook.name, response.result.unwrap_or_default())));
-    }
-    Ok(response.patch)
-}
-
-async fn ask(hook: &Hook, clients: &Clients, cluster: &dyn Reader, review: Bytes) -> Result<Bytes, CallError> {
+async fn post(hook: &Hook, clients: &Clients, cluster: &dyn Reader, review: Bytes) -> Result<Bytes, CallError> {
     let query = format!("?timeout={}s", hook.timeout_s);
     let service = hook.client.service.as_ref().map(|service| ServiceTarget {
         namespace: &service.namespace,

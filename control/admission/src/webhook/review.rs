@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
 use wharf_types::meta::Status;
 
 use super::Hook;
@@ -48,6 +49,33 @@ pub struct Response {
     pub warnings: Vec<String>,
 }
 
+/// The document, written from what it shows without a copy of it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Question<'a> {
+    kind: &'static str,
+    api_version: &'static str,
+    request: Asked<'a>,
+}
+
+struct Asked<'a> {
+    view: &'a View,
+    uid: &'a str,
+}
+
+impl Serialize for Asked<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("uid", self.uid)?;
+        for (field, value) in self.view.request.as_object().into_iter().flatten().filter(|(field, _)| *field != "uid") {
+            map.serialize_entry(field, value)?;
+        }
+        map.serialize_entry("object", &self.view.object)?;
+        map.serialize_entry("oldObject", &self.view.old)?;
+        map.end()
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Envelope {
@@ -79,12 +107,9 @@ impl Review {
         });
         let version = known.ok_or("webhook does not accept known AdmissionReview versions (v1, v1beta1)")?;
         let uid = uuid::Uuid::new_v4().to_string();
-        let mut request = view.request.clone();
-        request["uid"] = json!(uid);
-        request["object"] = view.object.clone().unwrap_or_default();
-        request["oldObject"] = view.old.clone().unwrap_or_default();
-        let review = json!({"kind": KIND, "apiVersion": version, "request": request});
-        Ok(Self { uid, version, mutating: hook.mutating, bytes: review.to_string().into() })
+        let question = Question { kind: KIND, api_version: version, request: Asked { view, uid: &uid } };
+        let bytes = serde_json::to_vec(&question).map_err(|error| error.to_string())?;
+        Ok(Self { uid, version, mutating: hook.mutating, bytes: bytes.into() })
     }
 
     pub fn bytes(&self) -> Bytes {

@@ -26,8 +26,10 @@ use wharf_auth::{MASTERS, User};
 use wharf_types::meta::{ObjectMeta, Time};
 
 use super::judge::{self, Verdict};
+use super::metrics;
 use super::{Document, Documents, GROUP, IDENTITY, Swagger, backing, headers};
 use crate::bootstrap;
+use crate::openapi::Converted;
 use crate::reply;
 use crate::server::ApiServer;
 use crate::verbs::write::whole_seconds;
@@ -110,7 +112,7 @@ async fn run(server: &Arc<ApiServer>, client: &Client) -> Option<Duration> {
         documents.extend(document.map(|document| (name.clone(), document)));
         told.push((service, name, verdict));
     }
-    let any = !documents.is_empty();
+    let any = told.iter().any(|(service, ..)| service.spec.as_ref().is_some_and(|spec| spec.service.is_some()));
     // Whoever reads that a server is available finds it in discovery.
     server.aggregator.documents.store(Arc::new(documents));
     for (service, name, verdict) in &told {
@@ -132,7 +134,7 @@ fn services(server: &ApiServer) -> Vec<APIService> {
 
 async fn judge(server: &ApiServer, name: &str, spec: &APIServiceSpec) -> (Verdict, Option<Document>) {
     if spec.service.is_none() {
-        return (Verdict::local(), None);
+        return (Verdict::local(), metrics::answers_for(name, spec).then(|| metrics::document(spec)));
     }
     let (group, version) = (spec.group.clone().unwrap_or_default(), spec.version.clone().unwrap_or_default());
     // What was known of it stays, marked as stale, while it does not answer.
@@ -158,18 +160,27 @@ async fn judge(server: &ApiServer, name: &str, spec: &APIServiceSpec) -> (Verdic
     (verdict, Some(document))
 }
 
-/// Takes up what a server says of its schemas; what was known of them stays while it says nothing.
+/// Takes up what a server says of its schemas; what was known of them stays while it says nothing. Where it has no version 3, that
+/// is made of its version 2.
 async fn read_schemas(server: &ApiServer, name: &str, spec: &APIServiceSpec, address: &str, document: &mut Document) {
-    if let Ok(index) = get(server, name, spec, address, "/openapi/v3").await {
-        let listed = &index["paths"][format!("apis/{}/{}", document.group, document.version)]["serverRelativeURL"];
+    let index = ask(server, name, spec, address, "/openapi/v3", None).await;
+    if let Ok(Answer::Document { value, .. }) = &index {
+        let listed = &value["paths"][document.openapi_path()]["serverRelativeURL"];
         document.openapi = listed.as_str().and_then(|url| url.split_once("hash=")).map(|(_, hash)| hash.to_owned());
+        document.converted = None;
     }
-    let held = document.swagger.take();
-    let tag = held.as_ref().and_then(|held| held.tag.clone());
-    document.swagger = match ask(server, name, spec, address, "/openapi/v2", tag.as_deref()).await {
-        Ok(Answer::Unchanged) | Err(_) => held,
-        Ok(Answer::Document { value, tag }) => Some(Swagger { document: Arc::new(value), tag }),
+    let tag = document.swagger.as_ref().and_then(|held| held.tag.clone());
+    let told = ask(server, name, spec, address, "/openapi/v2", tag.as_deref()).await;
+    let changed = if let Ok(Answer::Document { value, tag }) = told {
+        document.swagger = Some(Swagger { document: Arc::new(value), tag });
+        true
+    } else {
+        false
     };
+    if matches!(index, Ok(Answer::Missing)) && (changed || document.converted.is_none()) {
+        document.openapi = None;
+        document.converted = document.swagger.as_ref().map(|swagger| Converted::of(&swagger.document));
+    }
 }
 
 /// What a server answers for a document.
@@ -180,6 +191,8 @@ enum Answer {
     },
     /// It is the one of the tag that was asked with.
     Unchanged,
+    /// There is none.
+    Missing,
 }
 
 async fn get(
@@ -192,6 +205,7 @@ async fn get(
     match ask(server, name, spec, address, path, None).await? {
         Answer::Document { value, .. } => Ok(value),
         Answer::Unchanged => Err(format!("bad status from https://{address}{path}: 304")),
+        Answer::Missing => Err(format!("bad status from https://{address}{path}: 404")),
     }
 }
 
@@ -215,6 +229,9 @@ async fn ask(
         let status = response.status();
         if status == StatusCode::NOT_MODIFIED && tag.is_some() {
             return Ok(Answer::Unchanged);
+        }
+        if status == StatusCode::NOT_FOUND {
+            return Ok(Answer::Missing);
         }
         if !status.is_success() {
             return Err(format!("bad status from https://{address}{path}: {}", status.as_u16()));

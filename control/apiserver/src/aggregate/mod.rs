@@ -4,11 +4,13 @@
 //! on with the front proxy's certificate and the user in headers, which the other server believes because of that certificate.
 //! What is served here stays here: a group and version with a row of its own is never passed on. [`availability`] judges the
 //! other servers, and keeps what they say of themselves for discovery.
+//! One such group is answered for in this process, [`metrics`], until its APIService names a service.
 //! Absent on purpose: answering for a server that is gone.
 
 pub mod availability;
 mod headers;
 mod judge;
+pub mod metrics;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -25,8 +27,9 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::{APIService, APIServiceSpec};
 use parking_lot::Mutex;
 use rand::seq::IndexedRandom;
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -35,6 +38,7 @@ use wharf_types::ApiError;
 
 use crate::connect::forward::{Backend, Trust, forward};
 use crate::connect::transport::{self, HttpClient};
+use crate::openapi::Converted;
 use crate::reply::{self, Body};
 use crate::request::{Info, Target};
 use crate::server::ApiServer;
@@ -45,12 +49,10 @@ pub const IDENTITY: &str = "system:kube-aggregator";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 const DEFAULT_PORT: i32 = 443;
+const OPENAPI_V3: &str = "/openapi/v3";
 
-/// The front proxy's certificate and key.
-pub struct FrontProxy {
-    pub chain: Vec<CertificateDer<'static>>,
-    pub key: PrivateKeyDer<'static>,
-}
+/// The front proxy's certificate.
+pub struct FrontProxy(pub Arc<dyn ResolvesClientCert>);
 
 /// Passes requests on to other servers.
 #[derive(Default)]
@@ -65,7 +67,7 @@ pub struct Aggregator {
 pub type Documents = BTreeMap<String, Document>;
 
 /// One group and version of another server.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Document {
     pub group: String,
     pub version: String,
@@ -77,6 +79,8 @@ pub struct Document {
     pub openapi: Option<String>,
     /// Its OpenAPI v2 document.
     pub swagger: Option<Swagger>,
+    /// Version 3 made of that, where it publishes none.
+    pub converted: Option<Converted>,
     pub available: bool,
 }
 
@@ -87,9 +91,10 @@ pub struct Swagger {
     pub tag: Option<String>,
 }
 
-impl PartialEq for Swagger {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.document, &other.document)
+impl Document {
+    /// Where its schemas are in the index of OpenAPI v3.
+    fn openapi_path(&self) -> String {
+        format!("apis/{}/{}", self.group, self.version)
     }
 }
 
@@ -98,6 +103,13 @@ pub struct Remote {
     name: String,
     spec: APIServiceSpec,
     available: bool,
+}
+
+impl Remote {
+    /// Whether it is no other server at all, but one that is built in.
+    pub fn is_built_in(&self) -> bool {
+        self.spec.service.is_none()
+    }
 }
 
 impl Aggregator {
@@ -113,10 +125,17 @@ impl Aggregator {
     pub fn schemas(&self) -> Vec<(String, String)> {
         let documents = self.documents.load();
         let known = documents.values().filter_map(|held| {
-            let path = format!("apis/{}/{}", held.group, held.version);
-            held.openapi.clone().map(|hash| (path, hash))
+            let made = held.converted.as_ref().map(|converted| converted.hash().to_owned());
+            held.openapi.clone().or(made).map(|hash| (held.openapi_path(), hash))
         });
         known.collect()
+    }
+
+    /// OpenAPI v3 documents that were made here, by their path in the index.
+    pub fn converted(&self) -> BTreeMap<String, Converted> {
+        let documents = self.documents.load();
+        let made = documents.values().filter_map(|held| Some((held.openapi_path(), held.converted.clone()?)));
+        made.collect()
     }
 
     /// Other servers' OpenAPI v2 documents, the most important first, each with the start of the paths that it speaks for.
@@ -148,9 +167,15 @@ impl Aggregator {
             return None;
         }
         let name = format!("{version}.{group}");
+        let made_here = || self.documents.load().get(&name).is_some_and(|held| held.converted.is_some());
+        if info.path.starts_with(OPENAPI_V3) && made_here() {
+            return None;
+        }
         let held: APIService = stored(server, GROUP, "apiservices", None, &name)?;
         let spec = held.spec?;
-        spec.service.as_ref()?;
+        if spec.service.is_none() && !metrics::answers_for(&name, &spec) {
+            return None;
+        }
         let conditions = held.status.and_then(|status| status.conditions).unwrap_or_default();
         let available = conditions.iter().any(|it| it.type_ == "Available" && it.status == "True");
         Some(Remote { name, spec, available })
@@ -204,12 +229,11 @@ impl Aggregator {
         } else {
             builder.with_root_certificates(roots(spec)?)
         };
-        match &self.front_proxy {
-            None => Ok(builder.with_no_client_auth()),
-            Some(FrontProxy { chain, key }) => {
-                builder.with_client_auth_cert(chain.clone(), key.clone_key()).map_err(ApiError::internal)
-            }
-        }
+        let Some(FrontProxy(shown)) = &self.front_proxy else { return Ok(builder.with_no_client_auth()) };
+        let mut config = builder.with_client_cert_resolver(shown.clone());
+        // A resumed session would go on with the certificate that was shown when it began.
+        config.resumption = Resumption::disabled();
+        Ok(config)
     }
 }
 
@@ -220,7 +244,7 @@ fn told(why: &str) -> Response<Body> {
 
 /// Group and version of `/apis/GROUP/VERSION…`, and of its schemas below `/openapi/v3`.
 fn group_version(path: &str) -> Option<(&str, &str)> {
-    let path = path.strip_prefix("/openapi/v3").unwrap_or(path);
+    let path = path.strip_prefix(OPENAPI_V3).unwrap_or(path);
     let mut parts = path.trim_matches('/').split('/');
     match (parts.next(), parts.next(), parts.next()) {
         (Some("apis"), Some(group), Some(version)) => Some((group, version)),

@@ -135,7 +135,7 @@ impl Trail {
         let mut object = match media_type {
             "application/vnd.kubernetes.protobuf" => {
                 let assumed = Gvk { group: "".into(), version: "".into(), kind: "".into() };
-                protobuf::decode_object(bytes, &assumed).ok()?
+                protobuf::decode_object(bytes, &assumed).ok()?.into_json()
             }
             yaml if yaml.ends_with("yaml") => serde_yaml::from_slice(bytes).ok()?,
             _ => serde_json::from_slice(bytes).ok()?,

@@ -3,7 +3,7 @@
 //! Source: `pkg/controlplane/apiserver/aggregator.go`, `k8s.io/kube-aggregator/pkg/controllers/autoregister`,
 //! `pkg/controlplane/controller/crdregistration`. A label tells who keeps one: those of built-in versions are settled once, when
 //! the server starts, and then are whoever's who changes them; those of custom resources follow their definitions.
-//! One without the label is somebody's own and is left alone.
+//! One without the label is somebody's own and is left alone; that of metrics begins so.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use wharf_types::k8s::kube_aggregator::pkg::apis::apiregistration::v1::{APIServi
 use wharf_types::meta::ObjectMeta;
 
 use super::{Error, met_another};
+use crate::aggregate::metrics;
 use crate::discovery::priority::{self, OWN_GROUP};
 use crate::server::ApiServer;
 
@@ -29,6 +30,8 @@ pub(super) async fn ensure(server: &Arc<ApiServer>, client: &Client) -> Result<(
         let service = service(&row.gvr.group, &row.gvr.version, ON_START);
         wanted.insert(service.metadata.name.clone().unwrap_or_default(), service);
     }
+    let metrics = metrics::service();
+    wanted.insert(metrics.metadata.name.clone().unwrap_or_default(), metrics);
     settle(client, &wanted, |_| true).await
 }
 

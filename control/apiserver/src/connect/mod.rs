@@ -26,7 +26,7 @@ pub use transport::Outgoing;
 
 use crate::call::Call;
 use crate::query::Query;
-use crate::reply::Body;
+use crate::reply::{self, Body};
 use crate::request::{Info, Resource, Verb};
 use crate::route;
 use crate::server::ApiServer;
@@ -57,13 +57,26 @@ pub async fn answer(
     let (mut bare, ()) = Request::new(()).into_parts();
     bare.headers = parts.headers.clone();
     let mut call = server.call(bare, query, &Info { verb, ..info.clone() }, resource, user)?;
-    let path = admit(&mut call, &target::path(&resource.rest, parts.uri.path().ends_with('/'))).await?;
-    let request = Request::from_parts(parts, body);
+    let path = target::path(&resource.rest, parts.uri.path().ends_with('/'));
+    // What plugins have to say goes with the answer, whoever gives that.
+    let mut response = match hand_on(&mut call, &path, info, Request::from_parts(parts, body)).await {
+        Ok(mut response) => {
+            reply::add_warnings(&mut response, &call.notes.warnings);
+            response
+        }
+        Err(error) => reply::refuse(&call, &error),
+    };
+    call.annotate(&mut response);
+    Ok(response)
+}
+
+async fn hand_on(call: &mut Call, path: &str, info: &Info, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+    let path = admit(call, path).await?;
     match call.subresource {
-        Some(Subresource::Proxy) => proxy(&call, path, request).await,
+        Some(Subresource::Proxy) => proxy(call, path, request).await,
         _ => {
-            ensure_create(&call, info).await?;
-            stream::hand_on(&call, request).await
+            ensure_create(call, info).await?;
+            stream::hand_on(call, request).await
         }
     }
 }

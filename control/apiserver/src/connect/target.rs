@@ -180,7 +180,8 @@ pub fn stored<T: DeserializeOwned>(call: &Call, row: &Row, name: &str) -> Result
 
 /// The address, if it can be a pod's: global unicast, or a rootless pod's.
 fn proxyable(text: &str) -> Option<IpAddr> {
-    let ip: IpAddr = text.parse().ok()?;
+    // An IPv4 address in IPv6's clothes is that address.
+    let ip = text.parse::<IpAddr>().ok()?.to_canonical();
     let allowed = match ip {
         IpAddr::V4(v4) => {
             let (net, bits) = ROOTLESS_PODS;
@@ -240,6 +241,9 @@ mod tests {
             assert!(proxyable(ip).is_some(), "{ip}");
         }
         for ip in ["127.0.0.1", "127.96.0.1", "::1", "169.254.169.254", "224.0.0.1", "0.0.0.0", "fe80::1", "", "host"] {
+            assert!(proxyable(ip).is_none(), "{ip}");
+        }
+        for ip in ["::ffff:127.0.0.1", "::ffff:169.254.169.254"] {
             assert!(proxyable(ip).is_none(), "{ip}");
         }
     }

@@ -60,7 +60,8 @@ impl Watcher {
     }
 }
 
-fn asks(headers: &HeaderMap) -> bool {
+/// True where a request asks for a websocket.
+pub fn asks(headers: &HeaderMap) -> bool {
     let says = |name: header::HeaderName, word: &str| {
         let mut values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
         values.any(|value| value.to_ascii_lowercase().contains(word))

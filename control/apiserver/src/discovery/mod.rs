@@ -6,6 +6,7 @@
 
 pub mod aggregated;
 pub mod legacy;
+pub mod order;
 pub mod priority;
 pub mod remote;
 

@@ -4,7 +4,7 @@
 //! again after a while where that failed; what its status says of it is worked out in [`status`]. Calls are made by the
 //! admission chain, from the objects as the cache has them: this loop only brings the code.
 //! Invariants: loads of different plugins do not wait for each other; one plugin is loaded once at a time. Writes go through
-//! the API as `system:apiserver`.
+//! the API as `system:apiserver`. Credentials for registries are read when they are needed and kept nowhere.
 
 mod status;
 
@@ -20,14 +20,23 @@ use kube::{Client, ResourceExt};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use wharf_admission::Reader;
 use wharf_admission::wasm::{GVR, Host, LoadError, Loaded, Pull};
 use wharf_auth::{MASTERS, User};
+use wharf_types::Gvr;
 use wharf_types::admission::AdmissionPlugin;
+use wharf_types::k8s::api::core::v1::Secret;
 
 use crate::bootstrap::IDENTITY;
-use crate::call::decode_stored;
+use crate::call::Cluster;
 use crate::server::ApiServer;
 use crate::verbs::write::whole_seconds;
+
+const SECRETS: Gvr = Gvr {
+    group: std::borrow::Cow::Borrowed(""),
+    version: std::borrow::Cow::Borrowed("v1"),
+    resource: std::borrow::Cow::Borrowed("secrets"),
+};
 
 /// How long a start may wait for plugins that are registered already. What takes longer is loaded while requests are served.
 const RESTORE_LIMIT: Duration = Duration::from_secs(5);
@@ -37,17 +46,13 @@ const RETRY_MAX: Duration = Duration::from_secs(300);
 
 /// Loads what is registered, before anybody is answered, from images that are here already if possible.
 pub async fn restore(server: &ApiServer) {
-    let Some(row) = server.table.find(&GVR.group, &GVR.version, &GVR.resource) else { return };
-    let Some(collection) = server.collection(&row) else { return };
-    let entries: Vec<_> = collection.snapshot().range("", None).cloned().collect();
-    let plugins: Vec<AdmissionPlugin> = entries
-        .iter()
-        .filter_map(|entry| decode_stored(&row, entry).ok()?.downcast_ref::<AdmissionPlugin>().cloned())
-        .collect();
+    let objects = Cluster(server).list(&GVR, None);
+    let plugins = objects.iter().filter_map(|object| object.downcast_ref::<AdmissionPlugin>());
     let host = server.admission.host();
-    let loads = plugins.iter().map(|plugin| async move {
+    let loads = plugins.map(|plugin| async move {
         let name = plugin.name_any();
-        if let Err(error) = host.load(&name, &plugin.spec.image, Pull::IfNotPresent).await {
+        let secrets = secrets(server, plugin);
+        if let Err(error) = host.load(&name, &plugin.spec.image, Pull::IfNotPresent, &secrets).await {
             tracing::warn!(plugin = name, %error, "an admission plugin is not ready");
         }
     });
@@ -65,6 +70,20 @@ pub async fn run(server: Arc<ApiServer>, cancel: CancellationToken) {
         () = cancel.cancelled() => {}
         () = keeper.run() => {}
     }
+}
+
+/// What may hold credentials for the plugin's image, as it is now. What is not there is passed over, as it is for a pod.
+fn secrets(server: &ApiServer, plugin: &AdmissionPlugin) -> Vec<Secret> {
+    let named = plugin.spec.image_pull_secrets.iter().flatten();
+    let found = named.filter_map(|secret| {
+        let (namespace, name) = (secret.namespace.as_deref()?, secret.name.as_deref()?);
+        let found = Cluster(server).get(&SECRETS, Some(namespace), name);
+        if found.is_none() {
+            tracing::warn!(plugin = plugin.name_any(), namespace, name, "an image pull secret is not there");
+        }
+        found?.downcast_ref::<Secret>().cloned()
+    });
+    found.collect()
 }
 
 /// What a load was for. Another one is another load.
@@ -184,9 +203,9 @@ impl Keeper {
             let Some(pull) = known.due(now) else { continue };
             (known.loading, known.retry_at) = (true, None);
             let (host, name, image) = (self.host.clone(), name.clone(), known.plugin.spec.image.clone());
-            let wanted = Wanted::of(&known.plugin);
+            let (wanted, secrets) = (Wanted::of(&known.plugin), secrets(&self.server, &known.plugin));
             self.loads.spawn(async move {
-                let result = host.load(&name, &image, pull).await;
+                let result = host.load(&name, &image, pull, &secrets).await;
                 (name, wanted, result)
             });
         }

@@ -15,6 +15,7 @@ use wharf_types::{AnyObject, ApiError, BoxObject};
 
 use crate::body;
 use crate::call::Call;
+use crate::claims;
 use crate::managed::{self, Made, Owners};
 use crate::options::WriteOptions;
 use crate::reply::Reply;
@@ -163,6 +164,7 @@ fn validate(call: &Call, object: &dyn AnyObject) -> Result<(), ApiError> {
     if call.row.is_extension() {
         rules::relax(&mut errors);
     }
+    errors.extend(claims::check_new(call, object));
     errors.extend(kind.validate(object));
     errors.extend(kind.validate_new(object));
     if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(&call.row.gvk, object.name(), &errors)) }

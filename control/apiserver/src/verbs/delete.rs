@@ -23,14 +23,31 @@ use crate::verbs::write::{self, TRIES, whole_seconds};
 
 /// Resources whose DELETE answers with the object that is gone, where others answer with a Status: upstream's
 /// `ReturnDeletedObject`.
-const RETURN_DELETED: &[&str] = &[
-    "persistentvolumeclaims",
-    "persistentvolumes",
-    "pods",
-    "podtemplates",
-    "resourcequotas",
-    "serviceaccounts",
-    "services",
+const RETURN_DELETED: &[(&str, &[&str])] = &[
+    (
+        "",
+        &[
+            "persistentvolumeclaims",
+            "persistentvolumes",
+            "pods",
+            "podtemplates",
+            "resourcequotas",
+            "serviceaccounts",
+            "services",
+        ],
+    ),
+    (
+        "resource.k8s.io",
+        &[
+            "deviceclasses",
+            "devicetaintrules",
+            "resourceclaims",
+            "resourceclaimtemplates",
+            "resourcepoolstatusrequests",
+            "resourceslices",
+        ],
+    ),
+    ("storage.k8s.io", &["csidrivers", "csinodes", "storageclasses", "volumeattachments", "volumeattributesclasses"]),
 ];
 
 /// What came of a DELETE.
@@ -329,8 +346,9 @@ fn reply(call: &Call, options: &DeleteOptions, outcome: Outcome) -> Result<Reply
     }
 }
 
-fn returns_deleted(gvr: &Gvr) -> bool {
-    gvr.group.is_empty() && RETURN_DELETED.contains(&gvr.resource.as_ref())
+/// Whether a delete of such an object answers with the object rather than with a Status.
+pub fn returns_deleted(gvr: &Gvr) -> bool {
+    RETURN_DELETED.iter().any(|(group, resources)| *group == gvr.group && resources.contains(&gvr.resource.as_ref()))
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use wharf_cache::{Filter, Snapshot};
+use wharf_cache::{Entry, Filter, Snapshot};
+use wharf_machinery::selector::FieldSelector;
 use wharf_store::Revision;
 use wharf_types::ApiError;
 use wharf_types::meta::{StatusCause, StatusDetails};
@@ -18,6 +19,8 @@ use crate::versions;
 
 /// How long a read waits for the cache to come to a revision that the client has seen: upstream's `blockTimeout`.
 const FRESH_WAIT: Duration = Duration::from_secs(3);
+/// How many objects are shown at a time to be selected by what the row's version says of them.
+const LATE_BATCH: usize = 500;
 /// What a client is told to wait where that did not suffice.
 const RETRY_AFTER_S: i32 = 1;
 
@@ -56,9 +59,58 @@ pub async fn collect(call: &Call, options: &ListOptions) -> Result<List, ApiErro
     };
     // Upstream serves `resourceVersion=0` from its cache, which knows no pages.
     let limit = if options.version == Version::Any && after.is_none() { 0 } else { options.limit };
+    if let Some(fields) = late(call, options) {
+        let (entries, more) = chosen(call, &filter, &fields, &snapshot, after, limit).await?;
+        let continue_token = entries.last().filter(|_| more).map(|last| token(call, &snapshot, &last.key));
+        return Ok(List { revision: snapshot.revision, entries, continue_token, remaining: None });
+    }
     let mut page = page_of(call, options, &filter, &snapshot, after.as_deref(), limit);
     page.entries = versions::all_served(&call.row, page.entries).await?;
     Ok(page)
+}
+
+/// The selector of fields that only the row's version of an object has; none where what is stored will do.
+pub fn late(call: &Call, options: &ListOptions) -> Option<FieldSelector> {
+    let is_late = call.row.convert.as_ref().is_some_and(|convert| convert.selects_late());
+    let fields = options.fields.clone().only(|field| !is_metadata(field));
+    (is_late && !fields.is_everything()).then_some(fields)
+}
+
+fn is_metadata(field: &str) -> bool {
+    matches!(field, "metadata.name" | "metadata.namespace")
+}
+
+/// What of a page the row's version of each object decides. Objects are shown a batch at a time until the page is full; the flag
+/// says whether there are more.
+async fn chosen(
+    call: &Call,
+    filter: &Filter,
+    fields: &FieldSelector,
+    snapshot: &Snapshot,
+    mut after: Option<String>,
+    limit: usize,
+) -> Result<(Vec<Arc<Entry>>, bool), ApiError> {
+    let mut chosen = Vec::new();
+    loop {
+        let batch: Vec<_> = snapshot.select(filter, after.as_deref()).take(LATE_BATCH).cloned().collect();
+        let is_last = batch.len() < LATE_BATCH;
+        after = batch.last().map(|entry| entry.key.to_string());
+        let shown = versions::all_served(&call.row, batch).await?;
+        chosen.extend(shown.into_iter().filter(|entry| fields.matches(&entry.indexed.fields)));
+        if limit > 0 && chosen.len() > limit {
+            chosen.truncate(limit);
+            return Ok((chosen, true));
+        }
+        if is_last {
+            return Ok((chosen, false));
+        }
+    }
+}
+
+/// Where the page after this key begins. Its snapshot is kept.
+fn token(call: &Call, snapshot: &Snapshot, last: &str) -> String {
+    call.collection.pin(snapshot);
+    Token { revision: Some(snapshot.revision), after: last.to_owned() }.encode(&call.row.prefix())
 }
 
 fn decide(options: &ListOptions, prefix: &str) -> Result<From, ApiError> {
@@ -92,7 +144,11 @@ pub fn filter(call: &Call, options: &ListOptions) -> Result<Filter, ApiError> {
         (false, _, Some(name)) => call.row.key(None, name),
         _ => String::new(),
     };
-    Ok(Filter { key_prefix, labels: options.labels.clone(), fields: options.fields.clone() })
+    let fields = match late(call, options) {
+        Some(_) => options.fields.clone().only(is_metadata),
+        None => options.fields.clone(),
+    };
+    Ok(Filter { key_prefix, labels: options.labels.clone(), fields })
 }
 
 fn page_of(
@@ -111,10 +167,7 @@ fn page_of(
     let entries: Vec<_> = selected.by_ref().take(limit).cloned().collect();
     let more = selected.next().is_some();
     let last = entries.last().map(|entry| Arc::clone(&entry.key)).filter(|_| more);
-    let continue_token = last.as_ref().map(|last| {
-        call.collection.pin(snapshot);
-        Token { revision: Some(snapshot.revision), after: last.to_string() }.encode(&call.row.prefix())
-    });
+    let continue_token = last.as_ref().map(|last| token(call, snapshot, last));
     // With a selector the rest would have to be matched to be counted; upstream leaves the number out.
     let remaining =
         last.filter(|_| options.selects_everything()).map(|last| snapshot.count(&filter.key_prefix, Some(&last)));
@@ -161,6 +214,8 @@ pub fn cache_error(error: wharf_cache::Error) -> ApiError {
         wharf_cache::Error::Store(wharf_store::Error::TooLarge { size, limit }) => {
             ApiError::too_large(format!("Request entity too large: the object is {size} bytes, the limit is {limit}"))
         }
+        // As upstream, the key is named where a list meets it, and nowhere else.
+        wharf_cache::Error::Store(wharf_store::Error::Transform { why, .. }) => ApiError::internal(why),
         wharf_cache::Error::Store(wharf_store::Error::Closed) => ApiError::unavailable("the store is closed"),
         error => {
             tracing::error!(error = &error as &dyn std::error::Error, "the cache failed");

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use serde_json::Value;
 use wharf_cache::Entry;
-use wharf_machinery::apply::{Sent, text};
-use wharf_machinery::{body as reader, patch, schema, tree};
+use wharf_machinery::apply::{Sent, go_value, text};
+use wharf_machinery::{body as reader, patch, schema, strict, tree};
 use wharf_types::field::{self, Path};
 use wharf_types::{ApiError, Gvk};
 
@@ -53,6 +53,41 @@ fn media_type(headers: &HeaderMap) -> &str {
     sent.split(';').next().unwrap_or_default().trim()
 }
 
+/// What Go's converter, which strategic merge patches go through, says of a value of the wrong type; none for what it says
+/// in other words. Source: `k8s.io/apimachinery/pkg/runtime/converter.go`.
+fn converter_message(why: &str) -> Option<String> {
+    let (found, expected) = why.strip_prefix("invalid type: ")?.split_once(", expected ")?;
+    let found = match found.split(' ').next()? {
+        "string" => "string",
+        "integer" => "int64",
+        "floating" => "float64",
+        "boolean" => "bool",
+        "map" => "map",
+        "sequence" => "slice",
+        _ => return None,
+    };
+    match expected {
+        "a map" => Some(format!("cannot restore map from {found}")),
+        "a sequence" => Some(format!("cannot restore slice from {found}")),
+        "a boolean" => convert(found, "bool"),
+        "a string" => convert(found, "string"),
+        "i32" => convert(found, "int32"),
+        "i64" => convert(found, "int64"),
+        of if of.starts_with(|first: char| first.is_ascii_uppercase()) => {
+            Some(format!("cannot restore struct from: {found}"))
+        }
+        _ => None,
+    }
+}
+
+/// Between simple types. What Go itself cannot convert at all, the converter says that it does not know.
+fn convert(from: &str, to: &str) -> Option<String> {
+    match (from, to) {
+        ("int64", "string") | ("float64", "int32" | "int64") => Some(format!("cannot convert {from} to {to}")),
+        _ => Some(format!("unrecognized type: {to}")),
+    }
+}
+
 /// True for a server-side apply.
 pub fn is_apply(headers: &HeaderMap) -> bool {
     media_type(headers) == APPLY
@@ -85,8 +120,18 @@ impl Patch {
 
     /// 422: what the patch makes of the object is no object of the kind.
     fn refuse(&self, why: String) -> ApiError {
-        let errors = [field::Error::invalid(&Path::new("patch"), &self.text, why)];
+        let shown = match self.kind {
+            Kind::Strategic => go_value(&tree::Value::from(self.value.clone())),
+            Kind::Json | Kind::Merge => self.text.clone(),
+        };
+        let errors = [field::Error::invalid(&Path::new("patch"), &shown, why)];
         ApiError::invalid(&Gvk { group: "".into(), version: "".into(), kind: "".into() }, "", &errors)
+    }
+
+    /// Why the object that the patch makes cannot be read, in upstream's words.
+    fn unreadable(&self, why: &str) -> String {
+        let converted = if self.kind == Kind::Strategic { converter_message(why) } else { None };
+        converted.unwrap_or_else(|| why.to_owned())
     }
 
     /// What unknown and duplicate fields come to, as warnings or a refusal.
@@ -115,7 +160,7 @@ impl Patch {
         };
         let mut unknown = Vec::new();
         let read = row.kind.read(document, &mut |path| unknown.push(format!("unknown field {path:?}")));
-        let mut object = read.map_err(|error| self.refuse(error.to_string()))?;
+        let mut object = read.map_err(|error| self.refuse(self.unreadable(&error.to_string())))?;
         let warnings = self.judge(unknown, validation)?;
         Target::of(call).check(object.meta())?;
         row.kind.default(&mut *object);
@@ -148,7 +193,8 @@ pub async fn patch(call: &mut Call, rules: Rules, bytes: Bytes) -> Result<Reply,
 /// A configuration to apply.
 pub struct Config<'b> {
     pub document: tree::Value<'b>,
-    duplicates: Vec<String>,
+    /// What is wrong with fields that come twice.
+    twice: Option<String>,
 }
 
 impl<'b> Config<'b> {
@@ -163,23 +209,19 @@ impl<'b> Config<'b> {
             tree::Value::Map(_) | tree::Value::Null => {}
             _ => return Err(bad("error unmarshaling JSON: a configuration is an object".to_owned())),
         }
-        Ok(Self { document: decoded.value, duplicates: decoded.duplicates })
+        // Told as of YAML, whichever it was read as.
+        let twice = if decoded.duplicates.is_empty() { None } else { strict::yaml_duplicates(bytes) };
+        Ok(Self { document: decoded.value, twice })
     }
 
     /// What duplicate fields come to. Fields that the kind does not have are refused by the merge, whatever is asked.
     pub fn judge(&self, validation: FieldValidation) -> Result<Vec<String>, ApiError> {
-        if self.duplicates.is_empty() || validation == FieldValidation::Ignore {
-            return Ok(Vec::new());
-        }
-        let key = |duplicate: &String| {
-            let path = duplicate.trim_start_matches("duplicate field ").trim_matches('"').to_owned();
-            format!("\n  key {:?} already set in map", path.rsplit('.').next().unwrap_or_default())
-        };
-        let keys: String = self.duplicates.iter().map(key).collect();
-        let why = format!("error converting YAML to JSON: yaml: unmarshal errors:{keys}");
-        match validation {
-            FieldValidation::Strict => Err(ApiError::bad_request(format!("error strict decoding YAML: {why}"))),
-            _ => Ok(vec![why]),
+        match (&self.twice, validation) {
+            (None, _) | (_, FieldValidation::Ignore) => Ok(Vec::new()),
+            (Some(why), FieldValidation::Strict) => {
+                Err(ApiError::bad_request(format!("error strict decoding YAML: {why}")))
+            }
+            (Some(why), FieldValidation::Warn) => Ok(vec![why.clone()]),
         }
     }
 }

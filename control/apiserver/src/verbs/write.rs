@@ -16,7 +16,9 @@ use wharf_types::k8s::api::core::v1::Namespace;
 use wharf_types::{AnyObject, ApiError, BoxObject, Gvk};
 
 use crate::call::Call;
+use crate::claims;
 use crate::managed::{self, Made};
+use crate::request::Verb;
 use crate::verbs::create;
 use crate::verbs::list::cache_error;
 use crate::versions;
@@ -103,7 +105,11 @@ async fn attempt(call: &mut Call, plan: Plan, entry: &Entry, made: Made) -> Resu
         None => None,
     };
     prepare(call, plan.rules, object, old, entry);
-    let errors = validate(call, plan.rules, object, old);
+    let mut errors = validate(call, plan.rules, object, old);
+    if plan.rules == Rules::Status {
+        let verb = if plan.whole { Verb::Update } else { Verb::Patch };
+        errors.extend(claims::check_status(call, verb.name(), object, old).await);
+    }
     if !errors.is_empty() {
         return Err(ApiError::invalid(&call.row.gvk, &call.name, &errors));
     }

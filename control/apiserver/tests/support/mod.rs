@@ -22,7 +22,7 @@ use wharf_apiserver::server::InProcessService;
 use wharf_apiserver::{ApiServer, Body, NodeClient, Options, policy};
 use wharf_auth::{
     Attributes, AuthenticateError, Authenticator, Authorizer, Decision, FirstOpinion, Masters, NodeAuthorizer, Rbac,
-    Union, User,
+    Remarks, Union, User,
 };
 use wharf_cache::Cache;
 use wharf_registry::{Table, builtin};
@@ -46,7 +46,7 @@ struct Nobody;
 
 #[async_trait]
 impl Authenticator for Nobody {
-    async fn authenticate(&self, _: &http::request::Parts) -> Result<Option<User>, AuthenticateError> {
+    async fn authenticate(&self, _: &http::request::Parts, _: &mut Remarks) -> Result<Option<User>, AuthenticateError> {
         Ok(None)
     }
 }
@@ -56,7 +56,7 @@ pub async fn server() -> Arc<ApiServer> {
     let (rbac, nodes) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::default()));
     let options = Options {
         admission: Chain::built_in(),
-        authenticator: Arc::new(Union::built_in()),
+        authenticator: Arc::new(Union::built_in(Arc::new(jiff::Timestamp::now))),
         authorizer: Arc::new(FirstOpinion::new(vec![Arc::new(Masters), nodes.clone(), rbac.clone()])),
         views: vec![nodes, rbac.clone()],
         rbac: Some(rbac),
@@ -100,6 +100,7 @@ async fn options(cancel: &CancellationToken) -> Options {
         allocators: Allocators::default(),
         nodes: None,
         front_proxy: None,
+        metrics: Vec::new(),
         clock: Arc::new(jiff::Timestamp::now),
     }
 }

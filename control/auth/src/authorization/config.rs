@@ -17,7 +17,7 @@ use crate::webhook::{Conditions, FailurePolicy};
 const API_VERSIONS: [&str; 2] = ["apiserver.config.k8s.io/v1", "apiserver.config.k8s.io/v1beta1"];
 const KIND: &str = "AuthorizationConfiguration";
 /// What an authorizer may be, as messages list it.
-pub const TYPES: [&str; 5] = ["AlwaysAllow", "AlwaysDeny", "Node", "RBAC", "Webhook"];
+pub const TYPES: [&str; 6] = ["ABAC", "AlwaysAllow", "AlwaysDeny", "Node", "RBAC", "Webhook"];
 const WEBHOOK: &str = "Webhook";
 /// Most match conditions of a webhook.
 const CONDITIONS_MAX: usize = 64;
@@ -87,6 +87,7 @@ pub enum ConfigError {
 /// An authorizer that is well described.
 #[derive(Debug)]
 pub enum Plan {
+    Abac,
     AlwaysAllow,
     AlwaysDeny,
     Node,
@@ -166,6 +167,7 @@ fn one(authorizer: &AuthorizerConfig, path: &Path, errors: &mut Errors) -> Optio
             // The paths of messages lack the field `webhook`, as upstream's do.
             return webhook(hook, path, errors).map(|plan| Plan::Webhook(Box::new(plan)));
         }
+        "ABAC" => Plan::Abac,
         "AlwaysAllow" => Plan::AlwaysAllow,
         "AlwaysDeny" => Plan::AlwaysDeny,
         "Node" => Plan::Node,
@@ -318,7 +320,7 @@ mod tests {
         check(json!([]), "authorizers: Required value: at least one authorization mode must be defined");
         check(
             json!([{"type": "Other"}, {"name": "a"}, {"type": "RBAC", "name": "A"}, rbac]),
-            "[authorizers[0].type: Unsupported value: \"Other\": supported values: \"AlwaysAllow\", \"AlwaysDeny\", \"Node\", \"RBAC\", \"Webhook\", authorizers[1].type: Required value, authorizers[2].name: Invalid value: \"A\": authorizer name is invalid: a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*'), authorizers[3].type: Duplicate value: \"RBAC\"]",
+            "[authorizers[0].type: Unsupported value: \"Other\": supported values: \"ABAC\", \"AlwaysAllow\", \"AlwaysDeny\", \"Node\", \"RBAC\", \"Webhook\", authorizers[1].type: Required value, authorizers[2].name: Invalid value: \"A\": authorizer name is invalid: a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*'), authorizers[3].type: Duplicate value: \"RBAC\"]",
         );
         check(
             json!([{"type": "Node", "name": "a", "webhook": {}}]),

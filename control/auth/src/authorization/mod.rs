@@ -5,24 +5,22 @@
 
 pub mod config;
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 
 use self::config::{ConfigError, Configuration, Plan, WebhookPlan};
+use crate::follow::Follow;
 use crate::webhook::{self, OpenError, Options, Webhook};
 use crate::{Attributes, Authorizer, Clock, Decision, FirstOpinion, Masters, User};
-
-/// How often the file is looked at. Source: `authorizationConfigTrackingInterval` upstream, a minute.
-pub const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error("authorization-mode ABAC's authorization policy file not passed")]
+    NoPolicies,
     #[error("open the webhook of {0}")]
     Webhook(String, #[source] OpenError),
 }
@@ -31,6 +29,8 @@ pub enum Error {
 pub struct BuiltIn {
     pub node: Arc<dyn Authorizer>,
     pub rbac: Arc<dyn Authorizer>,
+    /// None where no file of policies is told of.
+    pub abac: Option<Arc<dyn Authorizer>>,
     pub clock: Clock,
 }
 
@@ -61,33 +61,16 @@ impl Configured {
         self.current.store(Arc::new(build(&self.built_in, configuration).await?));
         Ok(())
     }
+}
 
-    /// Follows the file of the configuration, which says `current` now, until the future is dropped.
-    pub async fn follow(&self, path: PathBuf, mut current: String, every: Duration) {
-        let mut ticks = tokio::time::interval(every);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            let name = path.display();
-            let text = match tokio::fs::read_to_string(&path).await {
-                Ok(text) if text == current => continue,
-                Ok(text) => text,
-                Err(error) => {
-                    tracing::error!(%error, %name, "read the authorization configuration again");
-                    continue;
-                }
-            };
-            let taken = match Configuration::parse(&text) {
-                Ok(configuration) => self.reconfigure(&configuration).await,
-                Err(error) => Err(error.into()),
-            };
-            match taken {
-                Ok(()) => tracing::info!(%name, "the authorization configuration has changed"),
-                Err(error) => tracing::error!(%error, %name, "the new authorization configuration is refused"),
-            }
-            // What is refused is told once.
-            current = text;
-        }
+#[async_trait]
+impl Follow for Configured {
+    const WHAT: &'static str = "authorization";
+    const TRIES_AGAIN: bool = false;
+
+    async fn take(&self, text: &str) -> Result<(), String> {
+        let configuration = Configuration::parse(text).map_err(|error| error.to_string())?;
+        self.reconfigure(&configuration).await.map_err(|error| error.to_string())
     }
 }
 
@@ -100,6 +83,7 @@ async fn build(built_in: &BuiltIn, configuration: &Configuration) -> Result<Firs
             Plan::AlwaysDeny => Arc::new(Always(Decision::NoOpinion("Everything is forbidden.".to_owned()))),
             Plan::Node => built_in.node.clone(),
             Plan::Rbac => built_in.rbac.clone(),
+            Plan::Abac => built_in.abac.clone().ok_or(Error::NoPolicies)?,
             Plan::Webhook(plan) => {
                 let hook = open(*plan, built_in.clock.clone()).await;
                 Arc::new(hook.map_err(|error| Error::Webhook(told.name.clone(), error))?)

@@ -13,9 +13,7 @@ mod remote;
 mod token;
 mod validate;
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -27,11 +25,10 @@ use self::mapping::Mapper;
 use self::remote::Remote;
 use self::token::Expected;
 pub use self::validate::domain_prefixed_path;
+use crate::follow::Follow;
 use crate::https::Https;
 use crate::{AuthenticateError, Clock, Tokens, Whose};
 
-/// How often the file is looked at. Source: `authenticationConfigTrackingInterval`.
-pub const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// How often new authenticators are given the time to become ready, a [`remote::RETRY`] apart.
 const READY_TRIES: u32 = 6;
 
@@ -100,34 +97,17 @@ impl JwtTokens {
         let resolver = (!claim.is_empty()).then(|| Resolver::new(claim, &expected, client, self.clock.clone()));
         Ok(Issuer { expected, mappings: claim_mappings.clone(), mapper, resolver })
     }
+}
 
-    /// Follows the file of the configuration, which says `current` now, until the future is dropped.
-    pub async fn follow(&self, path: PathBuf, mut current: String, every: Duration) {
-        let mut ticks = tokio::time::interval(every);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            let name = path.display();
-            let text = match tokio::fs::read_to_string(&path).await {
-                Ok(text) if text == current => continue,
-                Ok(text) => text,
-                Err(error) => {
-                    tracing::error!(%error, %name, "read the authentication configuration again");
-                    continue;
-                }
-            };
-            let taken = match Configuration::parse(&text) {
-                Ok(configuration) => self.reconfigure(&configuration).await,
-                Err(error) => Err(error),
-            };
-            match taken {
-                Ok(()) => {
-                    tracing::info!(%name, "the authentication configuration has changed");
-                    current = text;
-                }
-                Err(error) => tracing::error!(%error, %name, "the new authentication configuration is refused"),
-            }
-        }
+#[async_trait]
+impl Follow for JwtTokens {
+    const WHAT: &'static str = "authentication";
+    /// The keys of a new issuer may not be there yet.
+    const TRIES_AGAIN: bool = true;
+
+    async fn take(&self, text: &str) -> Result<(), String> {
+        let configuration = Configuration::parse(text).map_err(|error| error.to_string())?;
+        self.reconfigure(&configuration).await.map_err(|error| error.to_string())
     }
 }
 
@@ -159,6 +139,6 @@ impl Tokens for JwtTokens {
             expanded.map_err(|why| refuse(format!("could not expand distributed claims: {why}")))?;
         }
         let user = issuer.mapper.user(&issuer.mappings, claims)?;
-        Ok(Some(Whose { user, audiences }))
+        Ok(Some(Whose::new(user, audiences)))
     }
 }

@@ -5,7 +5,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::Error;
+use super::{Error, Identity};
 
 /// A certificate signed by the cluster's authority, and its private key.
 #[derive(Clone)]
@@ -28,8 +28,19 @@ impl Leaf {
     }
 
     pub fn expires(&self) -> Result<Timestamp, Error> {
-        Ok(Facts::read(&self.certificate_pem)?.not_after)
+        expires(&self.certificate_pem)
     }
+
+    /// True when the certificate speaks for this identity, whoever has signed it.
+    pub fn is_of(&self, identity: &Identity) -> bool {
+        let facts = Facts::read(&self.certificate_pem);
+        facts.is_ok_and(|facts| facts.user == identity.user && facts.groups == identity.groups)
+    }
+}
+
+/// When the first certificate of `pem` ends.
+pub fn expires(pem: &str) -> Result<Timestamp, Error> {
+    Ok(Facts::read(pem)?.not_after)
 }
 
 fn unreadable(what: &str) -> Error {
@@ -79,10 +90,17 @@ fn shown(name: &GeneralName<'_>) -> Option<String> {
     }
 }
 
+/// True when one of these authorities, given as DER, has signed the first certificate of `pem`.
+pub fn is_signed_by(pem: &str, authorities: &[Vec<u8>]) -> bool {
+    let Some(certificate) = certificates(pem).ok().map(|mut all| all.remove(0)) else { return false };
+    let Ok((_, parsed)) = X509Certificate::from_der(&certificate) else { return false };
+    authorities.iter().any(|authority| {
+        let authority = X509Certificate::from_der(authority);
+        authority.is_ok_and(|(_, authority)| parsed.verify_signature(Some(authority.public_key())).is_ok())
+    })
+}
+
 /// True when `pem` carries a valid signature of the authority whose certificate is `ca_pem`.
 pub(super) fn signed_by(pem: &str, ca_pem: &str) -> Result<bool, Error> {
-    let (certificate, ca) = (certificates(pem)?.remove(0), certificates(ca_pem)?.remove(0));
-    let (_, parsed) = X509Certificate::from_der(&certificate).map_err(|_| unreadable("certificate"))?;
-    let (_, ca) = X509Certificate::from_der(&ca).map_err(|_| unreadable("certificate"))?;
-    Ok(parsed.verify_signature(Some(ca.public_key())).is_ok())
+    Ok(is_signed_by(pem, &[certificates(ca_pem)?.remove(0).to_vec()]))
 }

@@ -11,6 +11,7 @@
 mod files;
 mod leaf;
 mod request;
+mod shown;
 mod subject;
 
 use std::collections::BTreeSet;
@@ -27,7 +28,8 @@ use rustls_pki_types::CertificateDer;
 
 pub(crate) use files::write as write_private;
 use leaf::Facts;
-pub use leaf::Leaf;
+pub use leaf::{Leaf, expires, is_signed_by};
+pub use shown::Shown;
 
 /// How long the authority lives: upstream's ten years.
 pub const CA_LIFETIME: Duration = Duration::from_secs(3650 * DAY_S);
@@ -200,6 +202,11 @@ impl Pki {
         good.then_some(facts)
     }
 
+    /// When a certificate of this authority is to be issued anew: before what is stored would be refused at a start.
+    pub fn renew_at(leaf: &Leaf) -> Result<Timestamp, Error> {
+        Ok(leaf.expires()? - RENEW_BEFORE)
+    }
+
     /// True when the certificate and its key are `identity`'s, signed by this authority, with time left.
     pub fn speaks_for(&self, leaf: &Leaf, identity: &Identity, now: Timestamp) -> bool {
         let facts = self.facts(leaf, now);
@@ -328,7 +335,8 @@ fn stored_key(path: &Path) -> Result<KeyPair, Error> {
     Ok(key)
 }
 
-fn to_pem(certificate: &CertificateDer<'_>) -> String {
+/// A certificate as PEM.
+pub fn to_pem(certificate: &CertificateDer<'_>) -> String {
     use base64::Engine;
     let text = base64::engine::general_purpose::STANDARD.encode(certificate);
     let lines: Vec<&str> = (0..text.len()).step_by(64).map(|at| &text[at..text.len().min(at + 64)]).collect();

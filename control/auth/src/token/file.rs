@@ -53,7 +53,7 @@ impl Tokens for FileTokens {
     async fn authenticate_token(&self, token: &str, audiences: &[String]) -> Result<Option<Whose>, AuthenticateError> {
         let hash: [u8; 32] = Sha256::digest(token).into();
         let known = self.users.get(&hash).cloned().zip(shared(&self.audiences, audiences));
-        Ok(known.map(|(user, audiences)| Whose { user, audiences }))
+        Ok(known.map(|(user, audiences)| Whose::new(user, audiences)))
     }
 }
 

@@ -9,6 +9,7 @@ mod cache;
 mod file;
 mod jwt;
 mod legacy;
+mod metrics;
 mod verify;
 
 use base64::Engine;
@@ -18,11 +19,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::SERVICE_ACCOUNT_PREFIX;
-pub use cache::CachedTokens;
+pub use cache::{CachedTokens, SUCCESS_TTL};
 pub use file::{FileError, FileTokens};
 pub use jwt::{Key, KeyError};
 use legacy::LegacyTokens;
 pub use legacy::{LegacyClaims, Marks};
+pub use metrics::TokenMetrics;
 pub use verify::ServiceAccountTokens;
 
 /// Who issues the tokens, and whom they are for unless they say: kubeadm's default.
@@ -138,4 +140,13 @@ fn encode(bytes: &[u8]) -> String {
 
 fn decode(text: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text).ok()
+}
+/// Whom a token that was checked speaks for: a name, `none`, or why it is refused.
+#[cfg(test)]
+fn whom(checked: Result<Option<crate::Whose>, crate::AuthenticateError>) -> String {
+    match checked {
+        Ok(Some(known)) => known.user.name,
+        Ok(None) => "none".to_owned(),
+        Err(error) => error.0,
+    }
 }

@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use wharf_types::Gvr;
 
-use super::{Claims, ISSUER, Key, LegacyTokens, Marks, Private, Ref, jwt};
+use super::{Claims, ISSUER, Key, LegacyTokens, Marks, Private, Ref, TokenMetrics, jwt};
 use crate::view::gvr;
-use crate::{AuthenticateError, Lookup, SERVICE_ACCOUNT_PREFIX, Tokens, User, Whose};
+use crate::{AuthenticateError, Lookup, Remarks, SERVICE_ACCOUNT_PREFIX, Tokens, User, Whose};
 
 /// How far clocks may be apart, and how long what is being deleted still speaks.
 const LEEWAY_S: i64 = 60;
@@ -26,6 +26,7 @@ pub struct ServiceAccountTokens {
     objects: Arc<dyn Lookup>,
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     legacy: Option<LegacyTokens>,
+    metrics: TokenMetrics,
 }
 
 #[derive(Deserialize)]
@@ -44,13 +45,20 @@ struct Meta {
 
 impl ServiceAccountTokens {
     pub fn new(key: Arc<Key>, objects: Arc<dyn Lookup>, clock: Arc<dyn Fn() -> Timestamp + Send + Sync>) -> Self {
-        Self { key, objects, clock, legacy: None }
+        Self { key, objects, clock, legacy: None, metrics: TokenMetrics::default() }
+    }
+
+    /// Counts here.
+    #[must_use]
+    pub fn counting(self, metrics: TokenMetrics) -> Self {
+        Self { metrics, ..self }
     }
 
     /// Knows the tokens in secrets too; `marks` writes on these when they are used.
     #[must_use]
     pub fn with_legacy(mut self, marks: Arc<dyn Marks>) -> Self {
-        self.legacy = Some(LegacyTokens::new(self.key.clone(), self.objects.clone(), marks, self.clock.clone()));
+        let (key, objects, clock) = (self.key.clone(), self.objects.clone(), self.clock.clone());
+        self.legacy = Some(LegacyTokens::new(key, objects, marks, clock, self.metrics.clone()));
         self
     }
 
@@ -79,7 +87,23 @@ impl ServiceAccountTokens {
             )));
         }
         self.alive(&claims.kubernetes, now)?;
-        Ok(Some(Whose { user: user(claims)?, audiences: shared }))
+        let remarks = self.remarks(&claims, now);
+        Ok(Some(Whose { user: user(claims)?, audiences: shared, remarks }))
+    }
+
+    /// A token that should have been exchanged by now still counts, and is told of.
+    fn remarks(&self, claims: &Claims, now: i64) -> Remarks {
+        let mut remarks = Remarks::default();
+        match claims.kubernetes.warnafter.filter(|after| *after != 0) {
+            None => {}
+            Some(after) if now > after => {
+                self.metrics.stale.inc();
+                let late = format!("subject: {}, seconds after warning threshold: {}", claims.sub, now - after);
+                remarks.annotations.push(("authentication.k8s.io/stale-token", late));
+            }
+            Some(_) => drop(self.metrics.valid.inc()),
+        }
+        remarks
     }
 
     /// What the token names must be there still.
@@ -168,7 +192,7 @@ mod tests {
 
     use super::*;
     use crate::pki::Pki;
-    use crate::token::Request;
+    use crate::token::{Request, whom};
 
     const START: i64 = 1_900_000_000;
 
@@ -236,12 +260,7 @@ mod tests {
         #[track_caller]
         fn check(&self, token: &str, audiences: &[&str], expected: &str) {
             let audiences: Vec<String> = audiences.iter().map(|audience| (*audience).to_owned()).collect();
-            let got = match self.tokens.check(token, &audiences) {
-                Ok(Some(known)) => known.user.name,
-                Ok(None) => "none".to_owned(),
-                Err(error) => error.0,
-            };
-            assert_eq!(got, expected);
+            assert_eq!(whom(self.tokens.check(token, &audiences)), expected);
         }
     }
 
@@ -286,6 +305,18 @@ mod tests {
     }
 
     use super::super::WARN_ONLY_S;
+
+    #[test]
+    fn a_token_that_was_not_exchanged_in_time_is_told_of() {
+        let world = world();
+        let token = world.token(&[], WARN_ONLY_S);
+        let about = || world.tokens.check(&token, &[]).expect("valid").expect("ours").remarks.annotations;
+        assert_eq!(about(), []);
+        world.now.store(START + WARN_ONLY_S + 7, Ordering::Relaxed);
+        let late = format!("subject: {BOT}, seconds after warning threshold: 7");
+        assert_eq!(about(), [("authentication.k8s.io/stale-token", late)]);
+        assert_eq!((world.tokens.metrics.valid.get(), world.tokens.metrics.stale.get()), (1, 1));
+    }
 
     #[test]
     fn a_token_is_for_its_audiences() {

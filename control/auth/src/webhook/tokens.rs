@@ -72,7 +72,7 @@ impl Tokens for WebhookTokens {
             (false, false) => Err(AuthenticateError(status.error)),
             (false, true) => {
                 let Info { username: name, uid, groups, extra } = status.user;
-                Ok(Some(Whose { user: User { name, uid, groups, extra }.authenticated(), audiences: shared }))
+                Ok(Some(Whose::new(User { name, uid, groups, extra }.authenticated(), shared)))
             }
         }
     }

@@ -17,9 +17,8 @@ mod rollout;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, Client};
-use serde_json::json;
 use wharf_client::{
     Action, Changed, Clock, Error, FENCE_LIMIT, Fences, Index, Informers, Lister, ObjectKey, Reconcile, Recorder,
     Trigger,
@@ -93,15 +92,15 @@ impl Deployments {
                 }
             }
         }
-        if let Some(revision) = plan.revision {
-            let patch = json!({"metadata": {"annotations": {revision::REVISION: revision}}});
-            let api = Api::<Deployment>::namespaced(self.client.clone(), &key.namespace);
-            let patched = api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
-            if let Some(written) = gone_is_fine(patched).during("note the revision of deployment", key)? {
-                self.written.wrote(key, &written);
-            }
-        }
-        self.write_status(key, deployment, plan.status).await
+        let Some(revision) = plan.revision else { return self.write_status(key, deployment, plan.status).await };
+        let mut next = deployment.clone();
+        next.metadata.annotations.get_or_insert_default().insert(revision::REVISION.to_owned(), revision);
+        let api = Api::<Deployment>::namespaced(self.client.clone(), &key.namespace);
+        // By way of the status, as upstream: an annotation that is written otherwise makes a new generation.
+        let written = gone_is_fine(api.replace_status(&key.name, &PostParams::default(), &next).await);
+        let Some(written) = written.during("note the revision of deployment", key)? else { return Ok(()) };
+        self.written.wrote(key, &written);
+        self.write_status(key, &written, plan.status).await
     }
 
     async fn create(
@@ -194,10 +193,9 @@ impl Deployments {
         if deployment.status.as_ref() == Some(&status) {
             return Ok(());
         }
-        // The revision annotation may have made a new version, so the status is patched; we are its only writer.
-        let patch = progress::status_patch(deployment, &status);
         let api = Api::<Deployment>::namespaced(self.client.clone(), &key.namespace);
-        let written = api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        let next = Deployment { status: Some(status), ..deployment.clone() };
+        let written = api.replace_status(&key.name, &PostParams::default(), &next).await;
         if let Some(written) = gone_is_fine(written).during("write the status of deployment", key)? {
             self.written.wrote(key, &written);
         }

@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
 use wharf_types::k8s::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet};
 
 use super::rollout::Rollout;
@@ -227,16 +226,4 @@ pub fn check_again(rollout: &Rollout<'_>, status: &DeploymentStatus, now: Timest
     }
     let left = progressing.last_update_time.as_ref()?.0 + deadline;
     Some(Duration::try_from(left.duration_since(now)).unwrap_or_default() + Duration::from_secs(1))
-}
-
-/// A merge patch from the Deployment's status to `status`: absent counters must be said to be absent.
-pub fn status_patch(deployment: &Deployment, status: &DeploymentStatus) -> Value {
-    let mut fields = serde_json::to_value(status).unwrap_or_default();
-    let before = deployment.status.as_ref().and_then(|status| serde_json::to_value(status).ok()).unwrap_or_default();
-    if let (Some(after), Some(before)) = (fields.as_object_mut(), before.as_object()) {
-        for key in before.keys() {
-            after.entry(key.clone()).or_insert(Value::Null);
-        }
-    }
-    json!({"metadata": {"uid": deployment.metadata.uid}, "status": fields})
 }

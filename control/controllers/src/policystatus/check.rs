@@ -3,7 +3,7 @@
 //! Source: `k8s.io/apiserver/pkg/admission/plugin/policy/validating/typechecking.go`, whose words these are. What an expression
 //! returns is not looked at here: that was checked when the policy was written.
 
-use wharf_machinery::cel::{Env, Fields, Type};
+use wharf_machinery::cel::{Env, Fields, Type, namespace_type, request_type};
 use wharf_types::k8s::api::admissionregistration::v1::{ExpressionWarning, ValidatingAdmissionPolicy, Variable};
 use wharf_types::{Gvk, Gvr};
 
@@ -79,8 +79,8 @@ fn complaint(gvk: &Gvk, env: &Env, text: &str) -> Option<String> {
 /// The names that every expression sees. The authorizer is let through: its answers depend on nothing that is typed.
 fn env(object: &Type, params: Option<&Type>) -> Env {
     let env = Env::default()
-        .variable("namespaceObject", namespace())
-        .variable("request", request())
+        .variable("namespaceObject", namespace_type())
+        .variable("request", request_type())
         .variable("object", object.clone())
         .variable("oldObject", object.clone())
         .variable("authorizer", Type::Dyn);
@@ -102,68 +102,6 @@ fn composed(env: Env, variables: &[Variable]) -> Env {
         known.insert(variable.name.clone(), ty);
     }
     with(&known)
-}
-
-/// Source: `BuildRequestType`.
-fn request() -> Type {
-    let text = |names: &[&'static str]| names.iter().map(|name| (*name, Type::STRING)).collect::<Vec<_>>();
-    let kind = Type::object("kubernetes.GroupVersionKind", text(&["group", "version", "kind"]));
-    let resource = Type::object("kubernetes.GroupVersionResource", text(&["group", "version", "resource"]));
-    let user = [
-        ("username", Type::STRING),
-        ("uid", Type::STRING),
-        ("groups", Type::list(Type::STRING)),
-        ("extra", Type::map(Type::list(Type::STRING))),
-    ];
-    let mut fields = text(&["subResource", "requestSubResource", "name", "namespace", "operation"]);
-    fields.extend([
-        ("kind", kind.clone()),
-        ("requestKind", kind),
-        ("resource", resource.clone()),
-        ("requestResource", resource),
-        ("userInfo", Type::object("kubernetes.UserInfo", user)),
-        ("dryRun", Type::Bool),
-        ("options", Type::Dyn),
-    ]);
-    Type::object("kubernetes.AdmissionRequest", fields)
-}
-
-/// Source: `BuildNamespaceType`.
-fn namespace() -> Type {
-    let texts = Type::list(Type::STRING);
-    let metadata = [
-        ("name", Type::STRING),
-        ("generateName", Type::STRING),
-        ("namespace", Type::STRING),
-        ("labels", Type::map(Type::STRING)),
-        ("annotations", Type::map(Type::STRING)),
-        ("UID", Type::STRING),
-        ("creationTimestamp", Type::Timestamp),
-        ("deletionGracePeriodSeconds", Type::Int),
-        ("deletionTimestamp", Type::Timestamp),
-        ("generation", Type::Int),
-        ("resourceVersion", Type::STRING),
-        ("finalizers", texts.clone()),
-    ];
-    let condition = [
-        ("status", Type::STRING),
-        ("type", Type::STRING),
-        ("lastTransitionTime", Type::Timestamp),
-        ("message", Type::STRING),
-        ("reason", Type::STRING),
-    ];
-    let conditions = Type::list(Type::object("kubernetes.NamespaceCondition", condition));
-    Type::object(
-        "kubernetes.Namespace",
-        [
-            ("metadata", Type::object("kubernetes.NamespaceMetadata", metadata)),
-            ("spec", Type::object("kubernetes.NamespaceSpec", [("finalizers", texts)])),
-            (
-                "status",
-                Type::object("kubernetes.NamespaceStatus", [("conditions", conditions), ("phase", Type::STRING)]),
-            ),
-        ],
-    )
 }
 
 #[cfg(test)]

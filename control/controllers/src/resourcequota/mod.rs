@@ -19,6 +19,7 @@ use wharf_client::{Action, Changed, Clock, Error, Index, Informed, Informers, Li
 use wharf_machinery::quantity::Quantity;
 use wharf_machinery::quota::{self, Amounts, Evaluator, read, write};
 use wharf_types::k8s::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaStatus, Service};
+use wharf_types::k8s::api::resource::v1::ResourceClaim;
 use wharf_types::{AnyObject, KubeObject};
 
 use self::counts::Counts;
@@ -27,12 +28,19 @@ use crate::call::{During as _, is_conflict, is_not_found};
 /// How long a quota must be left alone until its figures are believed over what admission charged.
 const SETTLE: Duration = Duration::from_millis(500);
 
+/// Resources that have figures of their own, by group and name.
+const PODS: (&str, &str) = ("", "pods");
+const SERVICES: (&str, &str) = ("", "services");
+const CLAIMS: (&str, &str) = ("", "persistentvolumeclaims");
+const DEVICES: (&str, &str) = ("resource.k8s.io", "resourceclaims");
+
 pub struct ResourceQuotas {
     client: Client,
     quotas: Lister<ResourceQuota>,
     pods: Lister<Pod>,
     services: Lister<Service>,
     claims: Lister<PersistentVolumeClaim>,
+    devices: Lister<ResourceClaim>,
     counts: Counts,
     /// The version of each quota that was seen last, and since when.
     seen: Mutex<HashMap<ObjectKey, (String, Timestamp)>>,
@@ -50,16 +58,21 @@ impl ResourceQuotas {
             pods: informers.of(),
             services: informers.of(),
             claims: informers.of(),
+            devices: informers.of(),
             seen: Mutex::default(),
             clock,
         }
     }
 
     /// Wakes the quotas that a change of an object concerns.
-    fn replenished<K: Informed + KubeObject>(&self, resource: &'static str, lister: &Lister<K>) -> Trigger {
+    fn replenished<K: Informed + KubeObject>(
+        &self,
+        (group, resource): (&'static str, &'static str),
+        lister: &Lister<K>,
+    ) -> Trigger {
         let (quotas, clock) = (self.quotas.clone(), self.clock.clone());
         Trigger::mapped(lister, move |changed: &Changed<K>| {
-            let Some(evaluator) = Evaluator::of("", resource) else { return Vec::new() };
+            let Some(evaluator) = Evaluator::of(group, resource) else { return Vec::new() };
             let used = |object: &Option<Arc<K>>| object.as_ref().map(|object| evaluator.usage(&**object, clock.now()));
             if used(&changed.old) == used(&changed.new) {
                 return Vec::new();
@@ -89,9 +102,10 @@ impl ResourceQuotas {
         let names: Vec<String> = hard(quota).into_keys().collect();
         let now = self.clock.now();
         let mut used = Amounts::new();
-        count_typed("pods", &self.pods.list_in(namespace), quota, &names, now, &mut used);
-        count_typed("services", &self.services.list_in(namespace), quota, &names, now, &mut used);
-        count_typed("persistentvolumeclaims", &self.claims.list_in(namespace), quota, &names, now, &mut used);
+        count_typed(PODS, &self.pods.list_in(namespace), quota, &names, now, &mut used);
+        count_typed(SERVICES, &self.services.list_in(namespace), quota, &names, now, &mut used);
+        count_typed(CLAIMS, &self.claims.list_in(namespace), quota, &names, now, &mut used);
+        count_typed(DEVICES, &self.devices.list_in(namespace), quota, &names, now, &mut used);
         let is_scoped = !quota::scopes(quota).is_empty();
         for name in &names {
             let Some((group, resource)) = counted(name).filter(|_| !used.contains_key(name)) else { continue };
@@ -106,14 +120,14 @@ impl ResourceQuotas {
 }
 
 fn count_typed<K: KubeObject>(
-    resource: &str,
+    (group, resource): (&str, &str),
     objects: &[Arc<K>],
     quota: &ResourceQuota,
     names: &[String],
     now: Timestamp,
     into: &mut Amounts,
 ) {
-    let Some(evaluator) = Evaluator::of("", resource) else { return };
+    let Some(evaluator) = Evaluator::of(group, resource) else { return };
     let matching = evaluator.matching(names);
     if matching.is_empty() {
         return;
@@ -122,7 +136,8 @@ fn count_typed<K: KubeObject>(
     for object in objects.iter().filter(|object| evaluator.in_scopes(quota, &***object as &dyn AnyObject)) {
         quota::add(&mut used, &quota::mask(&evaluator.usage(&**object, now), &matching));
     }
-    into.extend(used);
+    // Pods and claims of devices may both answer for a class's devices.
+    quota::add(into, &used);
 }
 
 /// The resource of which an entry counts the objects, for resources without figures of their own.
@@ -154,9 +169,10 @@ impl Reconcile for ResourceQuotas {
     fn triggers(&self) -> Vec<Trigger> {
         vec![
             Trigger::primary(&self.quotas),
-            self.replenished("pods", &self.pods),
-            self.replenished("services", &self.services),
-            self.replenished("persistentvolumeclaims", &self.claims),
+            self.replenished(PODS, &self.pods),
+            self.replenished(SERVICES, &self.services),
+            self.replenished(CLAIMS, &self.claims),
+            self.replenished(DEVICES, &self.devices),
             self.counts.trigger(),
         ]
     }

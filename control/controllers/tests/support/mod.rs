@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each suite uses a part of it")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use wharf_admission::Chain;
 use wharf_apiserver::allocate::Allocators;
 use wharf_apiserver::{ApiServer, Options, policy};
-use wharf_auth::{Attributes, AuthenticateError, Authenticator, Authorizer, Decision, Rbac, User};
+use wharf_auth::{Attributes, AuthenticateError, Authenticator, Authorizer, Decision, Rbac, Remarks, User};
 use wharf_cache::Cache;
 use wharf_client::{Clock, Informed, Informers, Lister, Manager, ObjectKey, StatusHandle, transport};
 use wharf_registry::{Table, builtin};
@@ -32,17 +33,26 @@ const STEPS: usize = 32;
 /// The one node.
 pub const NODE: &str = "n1";
 
-/// The built-in identities may do what they may; others everything.
-struct Rules(Arc<Rbac>);
+/// What somebody was allowed to write: user, verb, and resource with its subresource.
+pub type Written = BTreeSet<(String, String, String)>;
+
+/// The built-in identities may do what they may; others everything. Remembers what the former wrote.
+struct Rules(Arc<Rbac>, Arc<Mutex<Written>>);
 
 #[async_trait]
 impl Authorizer for Rules {
     async fn authorize(&self, user: &User, attributes: &Attributes) -> Decision {
-        if user.name.starts_with("system:kube-") {
-            self.0.authorize(user, attributes).await
-        } else {
-            Decision::Allow(String::new())
+        let built_in = ["system:kube-", "system:serviceaccount:kube-system:"];
+        if !built_in.iter().any(|prefix| user.name.starts_with(prefix)) {
+            return Decision::Allow(String::new());
         }
+        let decision = self.0.authorize(user, attributes).await;
+        let Attributes { verb, resource, subresource, .. } = attributes;
+        if matches!(decision, Decision::Allow(_)) && !matches!(verb.as_str(), "get" | "list" | "watch") {
+            let resource = if subresource.is_empty() { resource.clone() } else { format!("{resource}/{subresource}") };
+            self.1.lock().insert((user.name.clone(), verb.clone(), resource));
+        }
+        decision
     }
 }
 
@@ -50,7 +60,7 @@ struct Nobody;
 
 #[async_trait]
 impl Authenticator for Nobody {
-    async fn authenticate(&self, _: &http::request::Parts) -> Result<Option<User>, AuthenticateError> {
+    async fn authenticate(&self, _: &http::request::Parts, _: &mut Remarks) -> Result<Option<User>, AuthenticateError> {
         Ok(None)
     }
 }
@@ -60,6 +70,7 @@ pub struct Cluster {
     pub client: Client,
     pub informers: Informers,
     pub status: StatusHandle,
+    written: Arc<Mutex<Written>>,
     server: Arc<ApiServer>,
     told: wharf_controllers::Options,
     cancel: CancellationToken,
@@ -103,13 +114,13 @@ impl Cluster {
         let cache = Cache::open(Arc::new(MemoryStore::new())).await.expect("an empty cache");
         let (feeding, stop) = (cache.clone(), cancel.clone());
         tokio::spawn(async move { feeding.run(stop).await });
-        let rbac = Arc::new(Rbac::default());
+        let (rbac, written) = (Arc::new(Rbac::default()), Arc::<Mutex<Written>>::default());
         let options = Options {
             table: Arc::new(Table::new(builtin::rows())),
             cache,
             admission: Chain::default(),
             authenticator: Arc::new(Nobody),
-            authorizer: Arc::new(Rules(rbac.clone())),
+            authorizer: Arc::new(Rules(rbac.clone(), written.clone())),
             rbac: Some(rbac.clone()),
             tokens: None,
             token_key: None,
@@ -117,6 +128,7 @@ impl Cluster {
             allocators: Allocators::default(),
             nodes: None,
             front_proxy: None,
+            metrics: Vec::new(),
             clock: Arc::new(jiff::Timestamp::now),
         };
         let server = ApiServer::new(options).await.expect("a server");
@@ -129,7 +141,7 @@ impl Cluster {
         let controllers = cancel.child_token();
         let (status, manager) = run_controllers(&server, told.clone(), controllers.clone());
         let informers = Informers::new(client.clone());
-        Self { client, informers, status, server, told, cancel, controllers, manager: Some(manager) }
+        Self { client, informers, status, written, server, told, cancel, controllers, manager: Some(manager) }
     }
 
     /// A node that reports pods as running and ready, if they may be, and lets them go when asked.
@@ -148,6 +160,11 @@ impl Cluster {
         self.controllers = self.cancel.child_token();
         let (status, manager) = run_controllers(&self.server, self.told.clone(), self.controllers.clone());
         (self.status, self.manager) = (status, Some(manager));
+    }
+
+    /// What the controllers have written so far, and as whom.
+    pub fn written(&self) -> Written {
+        self.written.lock().clone()
     }
 
     pub fn api<K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>>(&self) -> Api<K> {
@@ -186,6 +203,12 @@ fn run_controllers(
 ) -> (StatusHandle, tokio::task::JoinHandle<()>) {
     let user = User::new("system:kube-controller-manager", &[]);
     let informers = Informers::new(transport::from_service(server.service_for(user)));
+    let api = server.clone();
+    let accounts = wharf_controllers::Accounts::new(move |name| {
+        let name = format!("system:serviceaccount:kube-system:{name}");
+        transport::from_service(api.service_for(User::new(&name, &["system:serviceaccounts"])))
+    });
+    let options = wharf_controllers::Options { accounts: Some(accounts), ..options };
     let mut manager = Manager::new();
     wharf_controllers::register(&mut manager, &informers, options);
     let status = manager.status();

@@ -1,12 +1,14 @@
 //! CEL expressions as they are checked when they are written: syntax, names and the type of the result.
 //!
-//! Source: `k8s.io/apiserver/pkg/admission/plugin/cel/compile.go`. Types of fields are not known here; the status of a
-//! policy tells of those.
+//! Source: `k8s.io/apiserver/pkg/admission/plugin/cel/compile.go`. The objects are of any type here: the status of a policy tells
+//! of theirs. The request and the namespace have their types. Absent: the types of what expressions that make patches build.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use kube_cel::cel::common::ast::{EntryExpr, Expr, LiteralValue, operators};
 use kube_cel::cel::parser::{Expression, ParseErrors, Parser};
+use wharf_machinery::cel::{Env, Type, namespace_type, request_type};
 use wharf_types::field::{Error, Errors, Path};
 use wharf_types::k8s::api::admissionregistration::v1::MatchCondition;
 
@@ -60,6 +62,28 @@ pub struct Scope {
 }
 
 impl Scope {
+    /// The types of the names that an expression sees. An authorizer's answers depend on nothing that is typed.
+    fn env(&self) -> Env {
+        static REQUEST: LazyLock<Type> = LazyLock::new(request_type);
+        static NAMESPACE: LazyLock<Type> = LazyLock::new(namespace_type);
+        let mut env = Env::default()
+            .variable("object", Type::Dyn)
+            .variable("oldObject", Type::Dyn)
+            .variable("request", REQUEST.clone())
+            .variable("namespaceObject", NAMESPACE.clone());
+        if self.params {
+            env = env.variable("params", Type::Dyn);
+        }
+        if !self.without_authorizer {
+            env = env.variable("authorizer", Type::Dyn);
+        }
+        if self.composes {
+            let fields = self.variables.iter().map(|name| (name.as_str(), Type::Dyn));
+            env = env.variable("variables", Type::object("kubernetes.variables", fields));
+        }
+        env
+    }
+
     fn knows(&self, name: &str) -> bool {
         match name {
             "params" => self.params,
@@ -85,8 +109,8 @@ pub enum Returns {
 }
 
 impl Returns {
-    /// Why a result of this type does not do; none where it may.
-    fn refuse(self, kind: &str) -> Option<String> {
+    /// Why a result of this type does not do; none where it may. `found` is the type as cel-go prints it.
+    fn refuse(self, kind: &str, found: &str) -> Option<String> {
         let (fits, wanted) = match self {
             Returns::Anything => return None,
             Returns::Bool => (kind == "bool", "bool"),
@@ -95,7 +119,7 @@ impl Returns {
             Returns::Object => (kind == "Object", "Object"),
             Returns::Patch => (kind == "list", "list(JSONPatch)"),
         };
-        (!fits).then(|| format!("must evaluate to {wanted}"))
+        (!fits).then(|| format!("must evaluate to {wanted} but got {found}"))
     }
 }
 
@@ -135,7 +159,49 @@ fn compile(text: &str, scope: &Scope, returns: Returns) -> Result<(), String> {
         let lines: Vec<String> = unknown.iter().map(|problem| problem.shown(text)).collect();
         return Err(format!("compilation failed: {}", lines.join("\n")));
     }
-    kind(&parsed).and_then(|kind| returns.refuse(kind)).map_or(Ok(()), Err)
+    let refusal = match scope.patches {
+        true => kind(&parsed).and_then(|kind| returns.refuse(kind, &in_full(kind))),
+        false => {
+            let program = scope.env().compile(text).map_err(|error| format!("compilation failed: {error}"))?;
+            judge(program.output(), &parsed, returns)
+        }
+    };
+    refusal.map_or(Ok(()), Err)
+}
+
+/// Why the type of a result does not do. What may be anything is refused where it is taken from an object as it is: elsewhere
+/// more may be known of it than the check of types knows.
+fn judge(output: &Type, parsed: &Expression, returns: Returns) -> Option<String> {
+    let (kind, found) = match output {
+        Type::Dyn if !is_of_object(parsed) => return None,
+        Type::Dyn => ("dyn", "dyn".to_owned()),
+        Type::Null => ("null_type", "null_type".to_owned()),
+        Type::Bool => ("bool", "bool".to_owned()),
+        Type::String(_) => ("string", "string".to_owned()),
+        Type::Timestamp => ("timestamp", "google.protobuf.Timestamp".to_owned()),
+        Type::Duration => ("duration", "google.protobuf.Duration".to_owned()),
+        other => ("", other.to_string()),
+    };
+    returns.refuse(kind, &found)
+}
+
+/// True for a field, or an element, of what has no type.
+fn is_of_object(expression: &Expression) -> bool {
+    match &expression.expr {
+        Expr::Ident(name) => matches!(name.as_str(), "object" | "oldObject" | "params"),
+        Expr::Select(select) => !select.test && is_of_object(&select.operand),
+        Expr::Call(call) if call.func_name == operators::INDEX => call.args.first().is_some_and(is_of_object),
+        _ => false,
+    }
+}
+
+/// A type as cel-go prints it.
+fn in_full(kind: &str) -> String {
+    match kind {
+        "list" => "list(dyn)".to_owned(),
+        "map" => "map(dyn, dyn)".to_owned(),
+        kind => kind.to_owned(),
+    }
 }
 
 /// As cel-go prints what it cannot parse.
@@ -323,10 +389,27 @@ mod tests {
 
     #[test]
     fn the_result_is_of_the_right_type() {
-        check("1 + 2", Returns::Bool, Err("must evaluate to bool"));
-        check("true", Returns::Text, Err("must evaluate to string"));
-        check("5", Returns::TextOrNull, Err("must evaluate to one of [string null_type]"));
+        check("1 + 2", Returns::Bool, Err("must evaluate to bool but got int"));
+        check("true", Returns::Text, Err("must evaluate to string but got bool"));
+        check("5", Returns::TextOrNull, Err("must evaluate to one of [string null_type] but got int"));
         check("null", Returns::TextOrNull, Ok(()));
+        check("object.spec.paused", Returns::Bool, Err("must evaluate to bool but got dyn"));
+        check("object.metadata.labels['a']", Returns::Text, Err("must evaluate to string but got dyn"));
+        check("variables.limit", Returns::Bool, Ok(()));
+        check("request.userInfo", Returns::Bool, Err("must evaluate to bool but got kubernetes.UserInfo"));
+        check("request.userInfo.username", Returns::Text, Ok(()));
+        check("request.userInfo.groups", Returns::Text, Err("must evaluate to string but got list(string)"));
+    }
+
+    #[test]
+    fn what_has_a_type_is_held_to_it() {
+        let found = |text: &str| compile(text, &Scope::default(), Returns::Bool).expect_err("a mistake");
+        let undefined = "compilation failed: ERROR: <input>:1:8: undefined field 'user'";
+        assert!(found("request.user == 'a'").starts_with(undefined));
+        assert!(
+            found("request.name == 1").contains("found no matching overload for '_==_' applied to '(string, int)'")
+        );
+        assert!(found("namespaceObject.metadata.name > 5").contains("applied to '(string, int)'"));
     }
 
     #[test]

@@ -238,7 +238,7 @@ mod tests {
             ),
             &[
                 "webhooks[0].matchConditions[1].expression: Required value",
-                "webhooks[0].matchConditions[2].expression: Invalid value: \"1\": must evaluate to bool",
+                "webhooks[0].matchConditions[2].expression: Invalid value: \"1\": must evaluate to bool but got int",
                 "webhooks[0].matchConditions[2].name: Required value",
                 "webhooks[0].matchConditions[1].name: Duplicate value: \"a\"",
             ],

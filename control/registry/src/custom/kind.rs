@@ -308,8 +308,8 @@ impl Kind for Custom {
         self.printer.columns()
     }
 
-    fn cells(&self, object: &dyn AnyObject, now: Timestamp) -> Vec<Value> {
-        self.printer.cells(self.of(object), now)
+    fn cells(&self, stored: &[u8], now: Timestamp) -> Result<Vec<Value>, DecodeError> {
+        Ok(self.printer.cells(self.of(&*self.decode_stored(stored)?), now))
     }
 
     fn merge_root(&self) -> Root {
@@ -364,7 +364,9 @@ impl Kind for Custom {
     }
 
     fn definition(&self, v2: bool) -> Option<Value> {
-        Some(publish::definition(&self.gvk, &self.written, v2))
+        let selectable = self.field_names();
+        let traits = publish::Traits { preserve: self.preserve, selectable: &selectable };
+        Some(publish::definition(&self.gvk, &self.written, &traits, v2))
     }
 }
 

@@ -96,6 +96,10 @@ impl Convert for Version {
         self.name != self.family.stored || revision <= self.family.settled
     }
 
+    fn selects_late(&self) -> bool {
+        self.family.kinds.len() > 1
+    }
+
     fn to_served(&self, objects: Vec<Bytes>) -> Converted<'_, Vec<Bytes>> {
         Box::pin(async move {
             let mut values = objects.iter().map(parse).collect::<Result<Vec<_>, _>>()?;

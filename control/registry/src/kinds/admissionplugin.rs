@@ -27,6 +27,8 @@ const MEMORY_MAX_BYTES: i64 = 4 << 30;
 const PARAMETERS_MAX_BYTES: usize = 256 << 10;
 /// Longest reference of an image, in bytes.
 const IMAGE_MAX_BYTES: usize = 1000;
+/// Most secrets that one image may be pulled with.
+const SECRETS_MAX: usize = 16;
 
 #[derive(Debug)]
 pub struct AdmissionPlugins;
@@ -64,6 +66,7 @@ impl Strategy for AdmissionPlugins {
     fn validate(&self, plugin: &AdmissionPlugin) -> Errors {
         let (spec, path) = (&plugin.spec, Path::new("spec"));
         let mut errors = validate_image(&spec.image, &path.child("image"));
+        errors.extend(validate_secrets(spec, &path.child("imagePullSecrets")));
         for (index, rule) in spec.rules.iter().flatten().enumerate() {
             errors.extend(validate_rule(&rule.into(), &path.child("rules").index(index)));
         }
@@ -129,6 +132,22 @@ fn validate_image(image: &str, path: &Path) -> Errors {
     }
 }
 
+fn validate_secrets(spec: &AdmissionPluginSpec, path: &Path) -> Errors {
+    let secrets = spec.image_pull_secrets.as_deref().unwrap_or_default();
+    if secrets.len() > SECRETS_MAX {
+        return vec![Error::too_many(path, secrets.len(), SECRETS_MAX)];
+    }
+    let mut errors = Vec::new();
+    for (index, secret) in secrets.iter().enumerate() {
+        for (field, value) in [("name", &secret.name), ("namespace", &secret.namespace)] {
+            if value.as_deref().unwrap_or_default().is_empty() {
+                errors.push(Error::required(&path.index(index).child(field), ""));
+            }
+        }
+    }
+    errors
+}
+
 fn validate_selectors(spec: &AdmissionPluginSpec, path: &Path) -> Errors {
     let check = |field: &str, selector: &Option<LabelSelector>| {
         selector.as_ref().map_or_else(Vec::new, |selector| selector::validate(selector, &path.child(field)))
@@ -183,16 +202,17 @@ mod tests {
         check(&AdmissionPlugins, GOOD, &[]);
         check(
             &AdmissionPlugins,
-            "{spec: {rules: [{operations: [MAKE], apiGroups: [''], apiVersions: [v1], resources: [pods]}], failurePolicy: Maybe, matchPolicy: Odd, reinvocationPolicy: Always, timeoutSeconds: 31, objectSelector: {matchLabels: {'a b': c}}, matchConditions: [{name: a, expression: '1'}], resources: {limits: {memory: 8Gi, cpu: '1'}}}}",
+            "{spec: {rules: [{operations: [MAKE], apiGroups: [''], apiVersions: [v1], resources: [pods]}], failurePolicy: Maybe, matchPolicy: Odd, reinvocationPolicy: Always, timeoutSeconds: 31, imagePullSecrets: [{name: a, namespace: b}, {name: a}], objectSelector: {matchLabels: {'a b': c}}, matchConditions: [{name: a, expression: '1'}], resources: {limits: {memory: 8Gi, cpu: '1'}}}}",
             &[
                 "spec.image: Required value",
+                "spec.imagePullSecrets[1].namespace: Required value",
                 "spec.rules[0].operations[0]: Unsupported value: \"MAKE\": supported values: \"*\", \"CONNECT\", \"CREATE\", \"DELETE\", \"UPDATE\"",
                 "spec.failurePolicy: Unsupported value: \"Maybe\": supported values: \"Fail\", \"Ignore\"",
                 "spec.matchPolicy: Unsupported value: \"Odd\": supported values: \"Equivalent\", \"Exact\"",
                 "spec.reinvocationPolicy: Unsupported value: \"Always\": supported values: \"IfNeeded\", \"Never\"",
                 "spec.timeoutSeconds: Invalid value: 31: the timeout value must be between 1 and 30 seconds",
                 "spec.objectSelector.matchLabels: Invalid value: \"a b\": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')",
-                "spec.matchConditions[0].expression: Invalid value: \"1\": must evaluate to bool",
+                "spec.matchConditions[0].expression: Invalid value: \"1\": must evaluate to bool but got int",
                 "spec.resources.limits[cpu]: Unsupported value: \"cpu\": supported values: \"memory\"",
                 "spec.resources.limits[memory]: Invalid value: \"8Gi\": must be between 64Ki and 4Gi",
             ],

@@ -172,7 +172,9 @@ mod tests {
         check(
             &MutatingPolicies,
             &spec("{patchType: ApplyConfiguration, applyConfiguration: {expression: '[]'}}"),
-            &["spec.mutations[0].applyConfiguration.expression: Invalid value: \"[]\": must evaluate to Object"],
+            &[
+                "spec.mutations[0].applyConfiguration.expression: Invalid value: \"[]\": must evaluate to Object but got list(dyn)",
+            ],
         );
     }
 

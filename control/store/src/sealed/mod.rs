@@ -15,7 +15,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 pub use aes::{AesCbc, AesGcm};
 pub use secretbox::SecretBox;
@@ -24,6 +24,9 @@ use crate::{Change, Error, Event, History, Key, Page, Precondition, Result, Revi
 
 /// What the value of every provider but [`Identity`] starts with.
 const MARK: &[u8] = b"k8s:enc:";
+
+/// Values that are looked at together when the rules change.
+const LOOK_PAGE: usize = 500;
 
 /// What sealing may add to a value, in bytes: what a KMS plugin may have kept beside it, and some more.
 const ADDED_MAX: usize = 36 << 10;
@@ -93,32 +96,68 @@ pub struct Rule {
     pub providers: Arc<Vec<Box<dyn Provider>>>,
 }
 
-/// A store over another one.
+/// A store over another one. Clones are the same store.
+#[derive(Clone)]
 pub struct Sealed(Arc<State>);
 
 struct State {
     inner: Arc<dyn Store>,
     /// The first whose prefix fits decides.
-    rules: Vec<Rule>,
+    rules: RwLock<Arc<Vec<Rule>>>,
     /// Keys whose current value is sealed in a way that is no longer the first.
     stale: Mutex<HashSet<Key>>,
 }
 
 impl Sealed {
     pub fn new(inner: Arc<dyn Store>, rules: Vec<Rule>) -> Self {
-        Self(Arc::new(State { inner, rules, stale: Mutex::default() }))
+        Self(Arc::new(State { inner, rules: RwLock::new(Arc::new(rules)), stale: Mutex::default() }))
+    }
+
+    /// Seals and opens by these rules from now on, and finds out which values they would seal in another way. Says how many they do
+    /// not open.
+    pub async fn replace(&self, rules: Vec<Rule>) -> Result<usize> {
+        let mut prefixes: Vec<String> = rules.iter().map(|rule| rule.prefix.clone()).collect();
+        let before = std::mem::replace(&mut *self.0.rules.write(), Arc::new(rules));
+        prefixes.extend(before.iter().map(|rule| rule.prefix.clone()));
+        prefixes.sort_unstable();
+        // What stands below another prefix comes with that.
+        prefixes.dedup_by(|next, kept| next.starts_with(kept.as_str()));
+        let mut unopened = 0;
+        for prefix in prefixes {
+            unopened += self.0.look_through(&prefix).await?;
+        }
+        Ok(unopened)
     }
 }
 
 impl State {
-    fn providers(&self, key: &str) -> Option<&[Box<dyn Provider>]> {
-        let rule = self.rules.iter().find(|rule| key.starts_with(&rule.prefix))?;
-        Some(&rule.providers)
+    fn providers(&self, key: &str) -> Option<Arc<Vec<Box<dyn Provider>>>> {
+        let rules = self.rules.read();
+        let rule = rules.iter().find(|rule| key.starts_with(&rule.prefix))?;
+        Some(rule.providers.clone())
+    }
+
+    /// Notes how all values below a prefix are sealed; says how many do not open.
+    async fn look_through(&self, prefix: &str) -> Result<usize> {
+        let (mut after, mut unopened) = (None::<Key>, 0);
+        loop {
+            let page = self.inner.range(prefix, None, after.as_deref(), LOOK_PAGE).await?;
+            after = page.items.last().map(|item| item.key.clone());
+            for item in page.items {
+                if self.open_current(item).await.is_err() {
+                    unopened += 1;
+                }
+            }
+            if !page.more {
+                return Ok(unopened);
+            }
+        }
     }
 
     async fn seal(&self, key: &str, plain: Bytes) -> Result<Bytes> {
-        let Some([first, ..]) = self.providers(key) else { return Ok(plain) };
-        let sealed = first.seal(key, &plain).await.map_err(|why| failed("seal a value", key, why))?;
+        let Some(providers) = self.providers(key) else { return Ok(plain) };
+        let Some(first) = providers.first() else { return Ok(plain) };
+        let sealed = first.seal(key, &plain).await.map_err(|why| failed(key, why))?;
         Ok([first.prefix().as_bytes(), &sealed].concat().into())
     }
 
@@ -133,7 +172,7 @@ impl State {
                 Err(error) => why = error,
             }
         }
-        Err(failed("open a sealed value", key, why))
+        Err(failed(key, why))
     }
 
     /// Opens what a key holds now.
@@ -176,8 +215,8 @@ impl State {
     }
 }
 
-fn failed(operation: &'static str, key: &str, why: String) -> Error {
-    Error::Backend { operation, source: format!("{key}: {why}").into() }
+fn failed(key: &str, why: String) -> Error {
+    Error::Transform { key: key.to_owned(), why }
 }
 
 #[async_trait]
@@ -325,11 +364,11 @@ mod tests {
         let written = inner.get(KEY).await.unwrap().unwrap().value;
         let elsewhere = "/registry/secrets/a/c";
         inner.commit(elsewhere, Precondition::Any, Change::Put(written.clone())).await.unwrap();
-        assert!(matches!(sealed.get(elsewhere).await, Err(Error::Backend { .. })));
+        assert!(matches!(sealed.get(elsewhere).await, Err(Error::Transform { .. })));
         let mut broken = written.to_vec();
         *broken.last_mut().unwrap() ^= 1;
         inner.commit(KEY, Precondition::Any, Change::Put(broken.into())).await.unwrap();
-        assert!(matches!(sealed.get(KEY).await, Err(Error::Backend { .. })));
+        assert!(matches!(sealed.get(KEY).await, Err(Error::Transform { .. })));
     }
 
     #[tokio::test]
@@ -359,7 +398,33 @@ mod tests {
         let inner = Arc::new(MemoryStore::new());
         put(&over(&inner, vec![gcm("one", 1)]), KEY, "a").await;
         let error = over(&inner, vec![Box::new(Identity)]).get(KEY).await.unwrap_err();
-        let source = std::error::Error::source(&error).unwrap().to_string();
-        assert_eq!(source, format!("{KEY}: identity transformer tried to read encrypted data"));
+        let why = "identity transformer tried to read encrypted data";
+        assert_eq!(error.to_string(), format!("unable to transform key {KEY:?}: {why}"));
+    }
+
+    #[tokio::test]
+    async fn rules_change_under_a_store_that_is_in_use() {
+        let (inner, other) = (Arc::new(MemoryStore::new()), "/registry/configmaps/a/b");
+        let store = over(&inner, vec![gcm("one", 1)]);
+        let used = store.clone();
+        put(&used, KEY, "a").await;
+        put(&used, other, "plain").await;
+        let rule = |prefix: &str, providers| Rule { prefix: prefix.to_owned(), providers: Arc::new(providers) };
+        let both = vec![
+            rule("/registry/secrets/", vec![gcm("two", 2), gcm("one", 1)]),
+            rule("/registry/configmaps/", vec![gcm("two", 2), Box::new(Identity)]),
+        ];
+        assert_eq!(store.replace(both).await.unwrap(), 0);
+        for key in [KEY, other] {
+            assert!(used.is_stale(key), "{key} is to be sealed with the second key");
+            let plain = used.get(key).await.unwrap().unwrap().value;
+            used.commit(key, Precondition::Any, Change::Put(plain)).await.unwrap();
+            assert!(!used.is_stale(key) && raw(&inner, key).await.starts_with("k8s:enc:aesgcm:v1:two:"));
+        }
+        let unable = vec![rule("/registry/", vec![gcm("three", 3), Box::new(Identity)])];
+        assert_eq!(store.replace(unable).await.unwrap(), 2, "two values are sealed with a key that is gone");
+        assert!(matches!(used.get(KEY).await, Err(Error::Transform { .. })));
+        assert_eq!(store.replace(vec![rule("/registry/", vec![gcm("two", 2)])]).await.unwrap(), 0);
+        assert_eq!(used.get(KEY).await.unwrap().unwrap().value, "a");
     }
 }

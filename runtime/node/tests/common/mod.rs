@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,16 @@ use wharf_node::backoff::Policy;
 use wharf_node::{Node, NodeOptions, Timings};
 
 pub use api::{Api, PATIENCE};
+
+/// What a node's server shows, as it is from first to last.
+pub fn shown(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Arc<dyn rustls::server::ResolvesServerCert> {
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let certified = rustls::sign::CertifiedKey::from_der(chain, key, &provider).unwrap();
+    Arc::new(rustls::sign::SingleCertAndKey::from(certified))
+}
 
 pub struct Bench {
     pub api: Api,

@@ -91,21 +91,47 @@ pub struct Bench {
 }
 
 pub fn bench() -> Bench {
+    bench_with(None)
+}
+
+/// With the toolbox that `cargo xtask guests` builds.
+pub fn bench_with_tools() -> Bench {
+    bench_with(Some(guest_file("toolbox")))
+}
+
+fn bench_with(toolbox: Option<PathBuf>) -> Bench {
     let dir = tempfile::tempdir().unwrap();
     let (network, images) = (Arc::new(Loopback::default()), Arc::new(Images::default()));
-    let runtime = Arc::new(runtime(dir.path(), &network, images.clone()));
+    let runtime = Arc::new(runtime_with(dir.path(), &network, images.clone(), toolbox));
     Bench { dir, network, images, runtime }
 }
 
 pub fn runtime(dir: &Path, network: &Arc<Loopback>, artifacts: Arc<dyn Artifacts>) -> WasmRuntime {
+    runtime_with(dir, network, artifacts, None)
+}
+
+pub fn runtime_with(
+    dir: &Path,
+    network: &Arc<Loopback>,
+    artifacts: Arc<dyn Artifacts>,
+    toolbox: Option<PathBuf>,
+) -> WasmRuntime {
     WasmRuntime::new(Options {
         data: dir.join("data"),
         network: network.clone(),
         artifacts,
         clock: Arc::new(jiff::Timestamp::now),
         guest_threads: None,
+        toolbox,
     })
     .unwrap()
+}
+
+/// Where `cargo xtask guests` puts a guest.
+pub fn guest_file(name: &str) -> PathBuf {
+    let dir = std::env::var_os("WHARF_GUESTS").map(PathBuf::from);
+    let dir = dir.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guests"));
+    dir.join(format!("{name}.wasm"))
 }
 
 impl Bench {
@@ -125,9 +151,7 @@ impl Bench {
 
     /// An image of a guest that `cargo xtask guests` has built.
     pub fn guest(&self, name: &str) -> Program {
-        let dir = std::env::var_os("WHARF_GUESTS").map(PathBuf::from);
-        let dir = dir.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guests"));
-        let path = dir.join(format!("{name}.wasm"));
+        let path = guest_file(name);
         let bytes = std::fs::read(&path)
             .unwrap_or_else(|error| panic!("{}: {error}; run `cargo xtask guests`", path.display()));
         self.image(name, &bytes)

@@ -8,9 +8,20 @@ use wharf_test_support::eventually;
 use crate::http::{Http, METADATA, METADATA_LIST, TABLE, Watch, revision};
 use crate::samples::{Resource, Sample, samples, served};
 
-/// A definition's name, and an APIService's, is told by its spec; a binding needs a pod, and components are only read. Their walks
+/// A definition's name, and an APIService's, is told by its spec; a binding needs a pod, and components and metrics are only read. Their walks
 /// are tests of their own.
-const WALKED_ELSEWHERE: &[&str] = &["APIService", "Binding", "ComponentStatus", "CustomResourceDefinition"];
+const WALKED_ELSEWHERE: &[&str] =
+    &["APIService", "Binding", "ComponentStatus", "CustomResourceDefinition", "NodeMetrics", "PodMetrics"];
+
+/// Kinds whose metadata a write of the status does not reach; that of all others it changes too, as conformance tests rely on.
+const STATUS_ALONE: &[&str] = &[
+    "AdmissionPlugin",
+    "FlowSchema",
+    "PriorityLevelConfiguration",
+    "ResourceClaim",
+    "ServiceCIDR",
+    "VolumeAttachment",
+];
 
 /// Of an update that controllers get in the way of.
 const TRIES: usize = 50;
@@ -261,8 +272,16 @@ impl Life<'_> {
             Ok(())
         };
         self.step = "status patch";
-        let patch = json!({"spec": sample.other_spec, "status": sample.status});
-        replied(self.http.patch(&path, "merge", &patch).await?.json(200)?)?;
+        let annotations = json!({"status": "patched"});
+        let patch =
+            json!({"metadata": {"annotations": annotations}, "spec": sample.other_spec, "status": sample.status});
+        let patched = self.http.patch(&path, "merge", &patch).await?.json(200)?;
+        let reached = patched["metadata"]["annotations"]["status"] == "patched";
+        ensure!(
+            reached != STATUS_ALONE.contains(&self.resource.kind.as_str()),
+            "metadata beside the status: {patched}"
+        );
+        replied(patched)?;
         self.step = "status update";
         let put = self.put_with(&path, |object| {
             merge(&mut object["spec"], &sample.other_spec);

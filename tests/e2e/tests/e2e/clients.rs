@@ -24,6 +24,27 @@ async fn kubectl_explains_lists_and_describes() {
 }
 
 #[tokio::test]
+async fn kubectl_explains_every_kind() {
+    use futures::{StreamExt, stream};
+    let cluster = Cluster::server(&[]).await;
+    let listed = cluster.kubectl(&["api-resources", "--no-headers"]).await.success();
+    // Name, short names if any, version, whether it is namespaced, kind.
+    let kinds: Vec<Vec<&str>> = listed.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert!(kinds.len() > 60, "{kinds:?}");
+    let explained = stream::iter(kinds).map(async |words| {
+        let [name, .., version, _, kind] = words[..] else { panic!("{words:?}") };
+        let version = format!("--api-version={version}");
+        let text = cluster.kubectl(&["explain", name, &version, "--recursive"]).await.success();
+        assert!(text.contains(&format!("KIND:       {kind}\n")) && text.contains("FIELDS:"), "{name}: {text}");
+    });
+    explained.buffer_unordered(4).collect::<Vec<()>>().await;
+    let choices = cluster.kubectl(&["explain", "pod.spec.restartPolicy"]).await.success();
+    assert!(choices.contains("Possible enum values:") && choices.contains("`\"OnFailure\"`"), "{choices}");
+    let grouped = cluster.kubectl(&["explain", "services.spec.type", "--output=plaintext-openapiv2"]).await.success();
+    assert!(grouped.contains("Possible enum values:"), "{grouped}");
+}
+
+#[tokio::test]
 async fn kubectl_edits_with_every_kind_of_patch() {
     let cluster = Cluster::with_images(&[]).await;
     cluster.kubectl(&["create", "configmap", "c", "--from-literal=a=1"]).await.success();

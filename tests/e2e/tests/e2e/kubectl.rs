@@ -201,3 +201,53 @@ async fn manifests_are_applied_diffed_edited_and_pruned() {
     assert!(pruned.contains("configmap/drop pruned"), "{pruned}");
     say(&cluster, &[("get cm -l set=x -o name", "configmap/keep\n")]).await;
 }
+
+#[tokio::test]
+async fn scripts_find_the_text_that_they_look_for() {
+    let cluster = Cluster::server(&[]).await;
+    let core = cluster.kubectl(&["get", "--raw", "/api/v1"]).await.success();
+    let maps =
+        r#"{"name":"configmaps","singularName":"configmap","namespaced":true,"kind":"ConfigMap","verbs":["create","#;
+    assert!(core.starts_with(r#"{"kind":"APIResourceList","groupVersion":"v1","resources":["#), "{core}");
+    assert!(
+        core.contains(maps) && core.contains(r#""shortNames":["po"],"categories":["all"],"storageVersionHash""#),
+        "{core}"
+    );
+    say(
+        &cluster,
+        &[
+            ("get --raw /version", "{\n  \"major\": \"1\",\n  \"minor\": \"36\","),
+            ("create deployment web --image=nowhere/web:v1", "created"),
+            ("wait --for=jsonpath={.status.observedGeneration}=1 deploy/web --timeout=60s", "condition met"),
+            ("wait --for=jsonpath={.metadata.annotations.deployment\\.kubernetes\\.io/revision}=1 deploy/web --timeout=60s", "met"),
+            ("get deploy web -o jsonpath={.metadata.generation}", "1"),
+            ("!get cm kube-root-ca.crt --subresource=scale", "the server could not find the requested resource"),
+            (
+                "!patch deploy web -p {\"metadata\":{\"labels\":\"invalid\"}}",
+                "Invalid value: \"map[metadata:map[labels:invalid]]\": cannot restore map from string",
+            ),
+            ("!patch deploy web -p {\"spec\":3}", "Invalid value: \"map[spec:3]\": cannot restore struct from: int64"),
+        ],
+    )
+    .await;
+}
+
+/// kubectl checks a list by itself, against version 2 of the schemas.
+#[tokio::test]
+async fn a_list_of_resources_without_a_schema_is_applied() {
+    let cluster = Cluster::server(&[]).await;
+    let definition = "{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: foos.company.com}, \
+        spec: {group: company.com, scope: Namespaced, names: {plural: foos, kind: Foo}, versions: [{name: v1, served: true, \
+        storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]}}";
+    cluster.kubectl_with(&["apply", "-f", "-"], definition).await.success();
+    say(&cluster, &[("wait --for=condition=established crd/foos.company.com --timeout=60s", "met")]).await;
+    let list = |field: &str| {
+        format!(
+            "{{apiVersion: v1, kind: List, items: [{{apiVersion: company.com/v1, kind: Foo, metadata: {{name: a}}, {field}}}]}}"
+        )
+    };
+    let listed = cluster.kubectl_with(&["apply", "-f", "-"], &list("some: one, other: {deep: 1}")).await.success();
+    assert_eq!(listed, "foo.company.com/a created\n");
+    cluster.kubectl_with(&["apply", "-f", "-"], &list("some: two")).await.success();
+    say(&cluster, &[("get foos a -o jsonpath={.some}{.other}", "two")]).await;
+}

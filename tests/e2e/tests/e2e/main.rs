@@ -2,6 +2,7 @@
 
 mod access;
 mod bad_input;
+mod certificates;
 mod chart;
 mod clients;
 mod crash;
@@ -12,8 +13,11 @@ mod images;
 mod kubectl;
 mod network;
 mod pods;
+mod secrecy;
 mod streams;
 mod tokens;
+mod tools;
+mod top;
 mod walkthrough;
 
 /// A file of `examples/`.

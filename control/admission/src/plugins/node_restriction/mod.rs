@@ -1,17 +1,18 @@
 //! Holds a node to its own Node, its own Lease, and the pods bound to it.
 //!
 //! Source: `plugin/pkg/admission/noderestriction`. Which resources a node may touch at all is the authorizer's business; this is
-//! what depends on the object. Absent until their kinds are served: rules for claims, CSI nodes, resource slices and CSRs.
+//! what depends on the object. Absent: PodCertificateRequests, which are not served.
 
+mod objects;
+mod pods;
 mod token;
 
 use async_trait::async_trait;
 use wharf_auth::{NODE_USER_PREFIX, NODES, User};
-use wharf_registry::Subresource;
 use wharf_types::k8s::api::core::v1::{Node, Pod};
 use wharf_types::{ApiError, Gvr};
 
-use super::MIRROR_ANNOTATION;
+use super::core_v1;
 use crate::{Attributes, Notes, Operation, Plugin, Reader};
 
 const LEASE_NAMESPACE: &str = "kube-node-lease";
@@ -34,11 +35,8 @@ const OWN_LABELS: &[&str] = &[
     "topology.kubernetes.io/zone",
 ];
 const OWN_LABEL_NAMESPACES: &[&str] = &["kubelet.kubernetes.io", "node.kubernetes.io"];
-const PODS: Gvr = Gvr {
-    group: std::borrow::Cow::Borrowed(""),
-    version: std::borrow::Cow::Borrowed("v1"),
-    resource: std::borrow::Cow::Borrowed("pods"),
-};
+const PODS: Gvr = core_v1("pods");
+const NODES_RESOURCE: Gvr = core_v1("nodes");
 
 pub struct NodeRestriction;
 
@@ -54,101 +52,26 @@ impl Plugin for NodeRestriction {
 
     async fn admit(&self, write: &mut Attributes, cluster: &dyn Reader, _notes: &mut Notes) -> Result<(), ApiError> {
         let Some(node) = node_of(&write.user) else { return Ok(()) };
-        let verdict = match (write.row.gvr.group.as_ref(), write.row.gvr.resource.as_ref()) {
-            _ if node.is_empty() => Err(format!("could not determine node identity from user {:?}", write.user.name)),
-            ("", "pods") => pod(node, write, cluster),
-            ("", "nodes") => own_node(node, write),
-            ("coordination.k8s.io", "leases") => lease(node, write),
-            ("", "serviceaccounts") => return token::check(node, write, cluster).await,
+        if node.is_empty() {
+            return Err(write.forbidden(format_args!("could not determine node from user {:?}", write.user.name)));
+        }
+        match (write.row.gvr.group.as_ref(), write.row.gvr.resource.as_ref()) {
+            ("", "pods") => pods::check(node, write, cluster),
+            ("", "nodes") => own_node(node, write).map_err(|why| write.forbidden(why)),
+            ("", "persistentvolumeclaims") => objects::claim(node, write),
+            ("", "serviceaccounts") => token::check(node, write, cluster).await,
+            ("coordination.k8s.io", "leases") => lease(node, write).map_err(|why| write.forbidden(why)),
+            ("storage.k8s.io", "csinodes") => objects::csi_node(node, write),
+            ("resource.k8s.io", "resourceslices") => objects::slice(node, write),
+            ("certificates.k8s.io", "certificatesigningrequests") => objects::certificate_request(node, write),
             _ => Ok(()),
-        };
-        verdict.map_err(|why| write.forbidden(why))
+        }
     }
 }
 
 /// The node's name, if the user is one.
 fn node_of(user: &User) -> Option<&str> {
     user.name.strip_prefix(NODE_USER_PREFIX).filter(|_| user.in_group(NODES))
-}
-
-fn pod(node: &str, write: &Attributes, cluster: &dyn Reader) -> Result<(), String> {
-    match (write.subresource, write.operation) {
-        (None, Operation::Create) => mirror_pod(node, write),
-        (None, Operation::Delete) => match write.old_as::<Pod>() {
-            Some(pod) if node_name(pod) == node => Ok(()),
-            _ => Err(format!("node {node:?} can only delete pods with spec.nodeName set to itself")),
-        },
-        (Some(Subresource::Status), Operation::Update) => pod_status(node, write),
-        (Some(Subresource::Eviction), Operation::Create) => {
-            let found = cluster.get(&PODS, write.namespace.as_deref(), &write.name);
-            match found.as_ref().and_then(|object| object.downcast_ref::<Pod>()) {
-                Some(pod) if node_name(pod) == node => Ok(()),
-                _ => Err(format!("node {node} can only evict pods with spec.nodeName set to itself")),
-            }
-        }
-        (None | Some(Subresource::Status | Subresource::Eviction), operation) => {
-            Err(format!("unexpected operation {:?}", shown(operation)))
-        }
-        (Some(other), _) => {
-            Err(format!("unexpected pod subresource {:?}, only 'status' and 'eviction' are allowed", other.name()))
-        }
-    }
-}
-
-fn shown(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Create => "CREATE",
-        Operation::Update => "UPDATE",
-        Operation::Delete => "DELETE",
-        Operation::Connect => "CONNECT",
-    }
-}
-
-fn mirror_pod(node: &str, write: &Attributes) -> Result<(), String> {
-    let Some(pod) = write.new_as::<Pod>() else { return Ok(()) };
-    let annotations = pod.metadata.annotations.as_ref();
-    if !annotations.is_some_and(|annotations| annotations.contains_key(MIRROR_ANNOTATION)) {
-        return Err(format!(
-            "pod does not have {MIRROR_ANNOTATION:?} annotation, node {node:?} can only create mirror pods"
-        ));
-    }
-    if node_name(pod) != node {
-        return Err(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
-    }
-    let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
-    if !owners.iter().all(|owner| owner.api_version == "v1" && owner.kind == "Node" && owner.name == node)
-        || owners.len() > 1
-    {
-        return Err(format!("node {node:?} can only create pods with an owner reference set to itself"));
-    }
-    let spec = pod.spec.as_ref();
-    let account = spec.and_then(|spec| spec.service_account_name.as_deref()).unwrap_or_default();
-    if !account.is_empty() {
-        return Err(format!("node {node:?} can not create pods that reference a service account"));
-    }
-    for volume in spec.and_then(|spec| spec.volumes.as_deref()).unwrap_or_default() {
-        let refers = [
-            (volume.secret.is_some(), "secrets"),
-            (volume.config_map.is_some(), "configmaps"),
-            (volume.persistent_volume_claim.is_some(), "persistentvolumeclaims"),
-            (volume.projected.is_some(), "projected volumes"),
-        ];
-        if let Some((_, what)) = refers.into_iter().find(|(does, _)| *does) {
-            return Err(format!("node {node:?} can not create pods that reference {what}"));
-        }
-    }
-    Ok(())
-}
-
-fn pod_status(node: &str, write: &Attributes) -> Result<(), String> {
-    let (Some(old), Some(new)) = (write.old_as::<Pod>(), write.new_as::<Pod>()) else { return Ok(()) };
-    if node_name(old) != node {
-        return Err(format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself"));
-    }
-    if old.metadata.labels.clone().unwrap_or_default() != new.metadata.labels.clone().unwrap_or_default() {
-        return Err(format!("node {node:?} cannot update labels through pod status"));
-    }
-    Ok(())
 }
 
 fn node_name(pod: &Pod) -> &str {
@@ -164,13 +87,20 @@ fn own_node(node: &str, write: &Attributes) -> Result<(), String> {
         return Err(format!("node {node:?} is not allowed to modify node {name:?}"));
     }
     let Some(new) = write.new_as::<Node>() else { return Ok(()) };
+    let source = |node: &Node| node.spec.as_ref().and_then(|spec| spec.config_source.clone());
     let Some(old) = write.old_as::<Node>() else {
+        if source(new).is_some() {
+            return Err(format!("node {node:?} is not allowed to create pods with a non-nil configSource"));
+        }
         let set = forbidden_labels(new, None);
         return match set.is_empty() {
             true => Ok(()),
             false => Err(format!("node {node:?} is not allowed to set the following labels: {}", set.join(", "))),
         };
     };
+    if source(new).is_some() && source(new) != source(old) {
+        return Err(format!("node {node:?} is not allowed to update configSource to a new non-nil configSource"));
+    }
     let taints = |node: &Node| node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
     if taints(new) != taints(old) {
         return Err(format!("node {node:?} is not allowed to modify taints"));
@@ -206,15 +136,19 @@ fn own_label(key: &str) -> bool {
     !kubernetes || OWN_LABELS.contains(&key) || OWN_LABEL_NAMESPACES.iter().any(|domain| under(domain))
 }
 
+/// The name of what is written; a path does not have it yet when it is made.
+fn named(write: &Attributes) -> &str {
+    match (write.operation, write.object.as_ref()) {
+        (Operation::Create, Some(object)) => object.name(),
+        _ => write.name.as_str(),
+    }
+}
+
 fn lease(node: &str, write: &Attributes) -> Result<(), String> {
     if write.namespace.as_deref() != Some(LEASE_NAMESPACE) {
         return Err(format!("can only access leases in the {LEASE_NAMESPACE:?} system namespace"));
     }
-    let name = match (write.operation, write.object.as_ref()) {
-        (Operation::Create, Some(object)) => object.name(),
-        _ => write.name.as_str(),
-    };
-    match name == node {
+    match named(write) == node {
         true => Ok(()),
         false => Err("can only access node lease with the same name as the requesting node".to_owned()),
     }
@@ -226,78 +160,15 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
     use wharf_types::k8s::api::coordination::v1::Lease;
-    use wharf_types::k8s::api::policy::v1::Eviction;
 
     async fn check(write: Attributes, expected: Result<(), &str>) {
-        let cluster = Cluster::default().with("pods", web("n1", json!({}))).with("pods", {
-            let mut other = web("n2", json!({}));
-            other.metadata.name = Some("other".to_owned());
-            other
-        });
         let mut write = write.by(User::new("system:node:n1", &[NODES]));
-        let verdict = run(&NodeRestriction, &mut write, &cluster).await;
+        let verdict = run(&NodeRestriction, &mut write, &Cluster::default()).await;
         assert_eq!(verdict.as_ref().map_err(|error| error.message.as_str()), expected.as_ref().map_err(|text| *text));
-    }
-
-    fn web(node: &str, metadata: Value) -> Pod {
-        let mut meta = json!({"name": "web", "namespace": "default", "uid": "u1"});
-        meta.as_object_mut().expect("object").extend(metadata.as_object().expect("object").clone());
-        json(json!({"metadata": meta, "spec": {"nodeName": node, "containers": []}}))
     }
 
     fn node(name: &str, labels: Value, taints: Value) -> Node {
         json(json!({"metadata": {"name": name, "labels": labels}, "spec": {"taints": taints}}))
-    }
-
-    #[tokio::test]
-    async fn a_node_touches_the_pods_bound_to_it() {
-        let status = |node: &str| {
-            write(Operation::Update, "pods", web(node, json!({})))
-                .through(Subresource::Status)
-                .replacing(web(node, json!({})))
-        };
-        check(status("n1"), Ok(())).await;
-        check(status("n2"), Err(r#"pods "web" is forbidden: node "n1" can only update pod status for pods with spec.nodeName set to itself"#)).await;
-        let labelled = write(Operation::Update, "pods", web("n1", json!({"labels": {"a": "b"}})));
-        let labelled = labelled.through(Subresource::Status).replacing(web("n1", json!({})));
-        check(labelled, Err(r#"pods "web" is forbidden: node "n1" cannot update labels through pod status"#)).await;
-        check(write(Operation::Create, "pods", web("n1", json!({}))).deleting(), Ok(())).await;
-        check(
-            write(Operation::Create, "pods", web("n2", json!({}))).deleting(),
-            Err(r#"pods "web" is forbidden: node "n1" can only delete pods with spec.nodeName set to itself"#),
-        )
-        .await;
-        let eviction = |name: &str| {
-            let eviction: Eviction = json(json!({"metadata": {"name": name, "namespace": "default"}}));
-            write(Operation::Create, "pods", eviction).through(Subresource::Eviction)
-        };
-        check(eviction("web"), Ok(())).await;
-        check(
-            eviction("other"),
-            Err(r#"pods "other" is forbidden: node n1 can only evict pods with spec.nodeName set to itself"#),
-        )
-        .await;
-        check(
-            write(Operation::Create, "pods", web("n1", json!({}))).through(Subresource::Binding),
-            Err(r#"pods "web" is forbidden: unexpected pod subresource "binding", only 'status' and 'eviction' are allowed"#),
-        )
-        .await;
-    }
-
-    #[tokio::test]
-    async fn a_node_creates_mirror_pods_of_its_own_only() {
-        let mirror = json!({"annotations": {MIRROR_ANNOTATION: "x"}});
-        check(write(Operation::Create, "pods", web("n1", mirror.clone())), Ok(())).await;
-        check(
-            write(Operation::Create, "pods", web("n2", mirror)),
-            Err(r#"pods "web" is forbidden: node "n1" can only create pods with spec.nodeName set to itself"#),
-        )
-        .await;
-        check(
-            write(Operation::Create, "pods", web("n1", json!({}))),
-            Err(r#"pods "web" is forbidden: pod does not have "kubernetes.io/config.mirror" annotation, node "n1" can only create mirror pods"#),
-        )
-        .await;
     }
 
     #[tokio::test]
@@ -331,6 +202,26 @@ mod tests {
             Err(r#"nodes "n1" is forbidden: node "n1" is not allowed to modify taints"#),
         )
         .await;
+        let mut owned = node("n1", none(), json!([]));
+        owned.metadata.owner_references =
+            Some(vec![json!({"apiVersion": "v1", "kind": "Node", "name": "n2", "uid": "u"})]).map(|owners| {
+                owners.into_iter().map(|owner| serde_json::from_value(owner).expect("an owner")).collect()
+            });
+        check(update(owned), Err(r#"nodes "n1" is forbidden: node "n1" is not allowed to modify ownerReferences"#))
+            .await;
+        let mut configured = node("n1", none(), json!([]));
+        let source = json!({"configMap": {"name": "a", "namespace": "b", "kubeletConfigKey": "c"}});
+        configured.spec.get_or_insert_default().config_source = serde_json::from_value(source).ok();
+        check(
+            write(Operation::Create, "nodes", configured.clone()),
+            Err(r#"nodes "n1" is forbidden: node "n1" is not allowed to create pods with a non-nil configSource"#),
+        )
+        .await;
+        check(
+            update(configured),
+            Err(r#"nodes "n1" is forbidden: node "n1" is not allowed to update configSource to a new non-nil configSource"#),
+        )
+        .await;
         check(
             update(node("n1", json!({"foo.k8s.io/x": "y"}), json!([]))),
             Err(r#"nodes "n1" is forbidden: is not allowed to modify labels: foo.k8s.io/x"#),
@@ -358,6 +249,10 @@ mod tests {
 
     #[tokio::test]
     async fn others_are_none_of_its_business() {
+        let mut nobody =
+            write(Operation::Create, "nodes", node("n2", json!({}), json!([]))).by(User::new("system:node:", &[NODES]));
+        let refused = run(&NodeRestriction, &mut nobody, &Cluster::default()).await.expect_err("a refusal");
+        assert_eq!(refused.message, r#"nodes "n2" is forbidden: could not determine node from user "system:node:""#);
         let mut write = write(Operation::Create, "nodes", node("n2", json!({}), json!([])));
         run(&NodeRestriction, &mut write, &Cluster::default()).await.expect("an ordinary user is left alone");
     }

@@ -72,18 +72,15 @@ pub fn app_armor(subject: &Subject) -> Option<Broken> {
         let is_allowed = value.is_empty() || *value == "runtime/default" || value.starts_with("localhost/");
         key.starts_with(APP_ARMOR) && !is_allowed
     });
-    let mut keys = Vec::new();
-    for (key, value) in annotations {
-        keys.push(key.as_str());
-        values.insert(value.clone());
-    }
+    let annotated: BTreeSet<String> = annotations.map(|(key, value)| format!("{key}={value:?}")).collect();
     let mut who: Vec<String> = setters(is_pod, &names).into_iter().collect();
-    if !keys.is_empty() {
-        who.push(format!("{} {}", plural("annotation", "annotations", keys.len()), quoted(&keys)));
+    if !annotated.is_empty() {
+        who.push(plural("annotation", "annotations", annotated.len()).to_owned());
     }
     if who.is_empty() {
         return None;
     }
+    let values: Vec<String> = values.into_iter().chain(annotated).collect();
     let reason = plural("forbidden AppArmor profile", "forbidden AppArmor profiles", values.len());
     broken(reason, format!("{} must not set AppArmor profile type to {}", who.join(" and "), quoted(&values)))
 }
@@ -237,6 +234,11 @@ pub fn se_linux_1_0(subject: &Subject) -> Option<Broken> {
 
 pub fn se_linux_1_31(subject: &Subject) -> Option<Broken> {
     se_linux(subject, 31)
+}
+
+/// True for an annotation that says how a pod's containers are confined, as it was said before there was a field.
+pub fn is_seccomp(annotation: &str) -> bool {
+    annotation == SECCOMP_POD || annotation.starts_with(SECCOMP_CONTAINER)
 }
 
 pub fn seccomp_1_0(subject: &Subject) -> Option<Broken> {

@@ -34,6 +34,9 @@ const PODS_MAX: usize = 3000;
 /// How long that may take. Source: `defaultNamespacePodCheckTimeout`.
 const PODS_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Says in the audit log why nothing was asked.
+const EXEMPT: &str = "pod-security.kubernetes.io/exempt";
+
 /// Upstream's `PodSecurityConfiguration`.
 #[derive(Clone, Debug, Default)]
 pub struct PodSecurity {
@@ -71,11 +74,8 @@ impl Plugin for PodSecurity {
             return Ok(());
         }
         let Some((meta, spec)) = template(object) else { return Ok(()) };
-        if let Some(exempt) = self.exemption(write, spec) {
-            notes.audit_annotations.insert(format!("{}exempt", policy::PREFIX), exempt.to_owned());
-            return Ok(());
-        }
-        if is_pod && !is_significant(write) {
+        if let Some(exempt) = self.exemption(write) {
+            notes.audit_annotations.insert(EXEMPT.to_owned(), exempt.to_owned());
             return Ok(());
         }
         self.pod(&Subject { meta, spec }, write, cluster, notes)
@@ -117,9 +117,14 @@ fn of_template(template: &PodTemplateSpec) -> Option<(&ObjectMeta, &PodSpec)> {
     Some((template.metadata.as_ref().unwrap_or(&NO_META), template.spec.as_ref()?))
 }
 
-/// An update of a pod matters where a container is new or has another image.
+/// An update of a pod matters where a container is new, has another image, or is confined otherwise by an annotation.
 fn is_significant(write: &Attributes) -> bool {
     let (Some(new), Some(old)) = (write.new_as::<Pod>(), write.old_as::<Pod>()) else { return true };
+    let confined = |pod: &Pod| -> Vec<(String, String)> {
+        let all = pod.metadata.annotations.iter().flatten();
+        let seccomp = all.filter(|(key, _)| baseline::is_seccomp(key));
+        seccomp.map(|(key, value)| (key.clone(), value.clone())).collect()
+    };
     let images = |pod: &Pod| -> Vec<(String, String)> {
         let spec = pod.spec.iter();
         let all = spec.flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
@@ -129,19 +134,20 @@ fn is_significant(write: &Attributes) -> bool {
         let all = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
         all.map(|it| (it.name.clone(), it.image.clone().unwrap_or_default())).collect()
     };
-    images(new) != images(old) || !debuggers(new).is_subset(&debuggers(old))
+    confined(new) != confined(old) || images(new) != images(old) || !debuggers(new).is_subset(&debuggers(old))
+}
+
+fn is_in(list: &[String], name: Option<&str>) -> bool {
+    name.is_some_and(|name| list.iter().any(|held| held == name))
 }
 
 impl PodSecurity {
-    fn exemption(&self, write: &Attributes, spec: &PodSpec) -> Option<&'static str> {
-        let is_in = |list: &[String], name: Option<&str>| name.is_some_and(|name| list.iter().any(|held| held == name));
+    /// Why nothing is asked here, whatever the namespace says.
+    fn exemption(&self, write: &Attributes) -> Option<&'static str> {
         if is_in(&self.exempt_namespaces, write.namespace.as_deref()) {
             return Some("namespace");
         }
-        if is_in(&self.exempt_users, Some(&write.user.name)) {
-            return Some("user");
-        }
-        is_in(&self.exempt_runtime_classes, spec.runtime_class_name.as_deref()).then_some("runtimeClass")
+        is_in(&self.exempt_users, Some(&write.user.name)).then_some("user")
     }
 
     /// Judges a pod, or what would become one.
@@ -163,7 +169,7 @@ impl PodSecurity {
             if is_pod {
                 return Err(ApiError::internal(missing));
             }
-            note("error", missing);
+            note("error", format!("{missing}: namespaces {name:?} not found"));
             return Ok(());
         };
         let (policy, errors) = Policy::of(namespace.metadata.labels.as_ref(), &self.defaults);
@@ -173,6 +179,16 @@ impl PodSecurity {
             }
             return Ok(());
         }
+        if is_pod && !is_significant(write) {
+            return Ok(());
+        }
+        if is_in(&self.exempt_runtime_classes, subject.spec.runtime_class_name.as_deref()) {
+            notes.audit_annotations.insert(EXEMPT.to_owned(), "runtimeClass".to_owned());
+            return Ok(());
+        }
+        let mut note = |key: &str, text: String| {
+            notes.audit_annotations.insert(format!("{}{key}", policy::PREFIX), text);
+        };
         if !errors.is_empty() {
             let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
             note("error", format!("Failed to parse policy: {}", super::refusals(&errors)));

@@ -91,7 +91,7 @@ fn baseline_keeps_pods_off_the_node() {
             json!({"annotations": {"container.apparmor.security.beta.kubernetes.io/a": "unconfined"}}),
             json!({"appArmorProfile": {"type": "Unconfined"}}),
         ),
-        r#"forbidden AppArmor profiles (container "a" and annotation "container.apparmor.security.beta.kubernetes.io/a" must not set AppArmor profile type to "Unconfined", "unconfined")"#,
+        r#"forbidden AppArmor profiles (container "a" and annotation must not set AppArmor profile type to "Unconfined", "container.apparmor.security.beta.kubernetes.io/a="unconfined"")"#,
     );
     baseline(
         json!({"containers": [{"name": "a", "livenessProbe": {"httpGet": {"host": "10.0.0.1", "port": 80}}}]}),
@@ -186,6 +186,48 @@ async fn some_are_exempt() {
         let (verdict, notes) = judge(&plugin, &pod, &cluster).await;
         assert_eq!((verdict, notes.audit_annotations["pod-security.kubernetes.io/exempt"].as_str()), (Ok(()), why));
     }
+}
+
+#[tokio::test]
+async fn a_runtime_class_is_exempt_where_something_is_asked() {
+    let plugin = PodSecurity { exempt_runtime_classes: vec!["sandboxed".into()], ..PodSecurity::default() };
+    let confined = || {
+        privileged::<Pod>(|mut pod| {
+            pod["runtimeClassName"] = json!("sandboxed");
+            pod
+        })
+    };
+    let create = write(Operation::Create, "pods", confined());
+    let update = write(Operation::Update, "pods", confined()).replacing(confined());
+    let asking = Cluster::default().with("namespaces", namespace(json!({"enforce": "restricted"})));
+    let open = Cluster::default().with("namespaces", namespace(json!({})));
+    let (exempt, enforced) = ("pod-security.kubernetes.io/exempt", "pod-security.kubernetes.io/enforce-policy");
+    for (write, cluster, expected) in [
+        (&create, &asking, Some((exempt, "runtimeClass"))),
+        (&create, &open, Some((enforced, "privileged:latest"))),
+        // What does not matter is nobody's to exempt.
+        (&update, &asking, None),
+    ] {
+        let (verdict, notes) = judge(&plugin, write, cluster).await;
+        let noted = notes.audit_annotations.iter().next().map(|(key, value)| (key.as_str(), value.as_str()));
+        assert_eq!((verdict, noted), (Ok(()), expected));
+    }
+}
+
+#[tokio::test]
+async fn an_update_that_lifts_a_confinement_is_judged() {
+    let cluster =
+        Cluster::default().with("namespaces", namespace(json!({"enforce": "baseline", "enforce-version": "v1.18"})));
+    let annotated = |value: &str| {
+        let mut pod: Pod =
+            json(json!({"metadata": {"name": "web", "namespace": "default"}, "spec": {"containers": [{"name": "a"}]}}));
+        let key = "seccomp.security.alpha.kubernetes.io/pod".to_owned();
+        pod.metadata.annotations = Some([(key, value.to_owned())].into());
+        pod
+    };
+    let update = write(Operation::Update, "pods", annotated("unconfined")).replacing(annotated("runtime/default"));
+    let why = r#"pods "web" is forbidden: violates PodSecurity "baseline:v1.18": seccompProfile (forbidden annotation seccomp.security.alpha.kubernetes.io/pod="unconfined")"#;
+    assert_eq!(judge(&PodSecurity::default(), &update, &cluster).await.0, Err(why.to_owned()));
 }
 
 #[tokio::test]

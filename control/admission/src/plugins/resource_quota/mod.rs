@@ -19,7 +19,7 @@ use serde_yaml::Value;
 use wharf_machinery::quota::{self, Evaluator, What};
 use wharf_registry::Subresource;
 use wharf_types::field::{Error, Path};
-use wharf_types::k8s::api::core::v1::{PersistentVolumeClaim, ResourceQuota};
+use wharf_types::k8s::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota};
 use wharf_types::{ApiError, Gvr};
 
 use self::check::{Demand, Limited};
@@ -123,8 +123,9 @@ impl Plugin for ResourceQuotaPlugin {
 fn is_charged(evaluator: &Evaluator, write: &Attributes) -> bool {
     let create = write.operation == Operation::Create;
     match (evaluator.what(), write.subresource) {
-        (What::Pods, None) | (What::Count, None) => create,
-        (What::Services | What::Claims, None) => true,
+        (What::Pods, None) => create || is_rescoped(write),
+        (What::Count, None) => create,
+        (What::Services | What::Claims | What::Devices, None) => true,
         (What::Pods, Some(Subresource::Resize)) => !create,
         (What::Claims, Some(Subresource::Status)) => {
             let (Some(new), Some(old)) = (write.new_as::<PersistentVolumeClaim>(), write.old_as()) else {
@@ -135,6 +136,12 @@ fn is_charged(evaluator: &Evaluator, write: &Attributes) -> bool {
         }
         _ => false,
     }
+}
+
+/// True where a pod begins to be one that ends by itself, or ceases to.
+fn is_rescoped(write: &Attributes) -> bool {
+    let (Some(new), Some(old)) = (write.new_as::<Pod>(), write.old_as::<Pod>()) else { return false };
+    quota::is_terminating(new) != quota::is_terminating(old)
 }
 
 impl ResourceQuotaPlugin {
@@ -213,7 +220,8 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
     use wharf_types::KubeObject;
-    use wharf_types::k8s::api::core::v1::{ConfigMap, Pod, Service};
+    use wharf_types::k8s::api::core::v1::{ConfigMap, Service};
+    use wharf_types::k8s::api::resource::v1::ResourceClaim;
 
     fn quota(name: &str, spec: Value, hard: Value, used: Value) -> ResourceQuota {
         json(json!({
@@ -308,6 +316,34 @@ mod tests {
         check(&cluster, write(Operation::Create, "pods", pod("1")), Ok(json!({"pods": "0"}))).await;
         let best_effort: Pod = object("b", json!({"containers": [{"name": "a"}]}));
         check(&cluster, write(Operation::Create, "pods", best_effort), Ok(json!({"pods": "1"}))).await;
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_moves_into_a_scope_is_charged_there() {
+        let cluster = cluster(json!({"scopes": ["Terminating"]}), json!({"pods": "1"}), json!({"pods": "0"}));
+        let ends = || {
+            let mut pod = pod("1");
+            pod.spec.get_or_insert_default().active_deadline_seconds = Some(5);
+            pod
+        };
+        let update = |new, old| write(Operation::Update, "pods", new).replacing(old);
+        check(&cluster, update(ends(), pod("1")), Ok(json!({"pods": "1"}))).await;
+        check(&cluster, update(ends(), ends()), Ok(json!({"pods": "1"}))).await;
+        let refused = r#"pods "web" is forbidden: exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1"#;
+        check(&cluster, update(ends(), pod("1")), Err(refused)).await;
+    }
+
+    #[tokio::test]
+    async fn devices_are_charged_by_their_class() {
+        let name = "gpu.deviceclass.resource.k8s.io/devices";
+        let cluster = cluster(json!({}), json!({name: "2"}), json!({name: "0"}));
+        let claim = |count: u32| -> ResourceClaim {
+            let exactly = json!({"deviceClassName": "gpu", "allocationMode": "ExactCount", "count": count});
+            object("c", json!({"devices": {"requests": [{"name": "a", "exactly": exactly}]}}))
+        };
+        check(&cluster, write(Operation::Create, "resourceclaims", claim(2)), Ok(json!({name: "2"}))).await;
+        let refused = r#"resourceclaims.resource.k8s.io "c" is forbidden: exceeded quota: q, requested: gpu.deviceclass.resource.k8s.io/devices=1, used: gpu.deviceclass.resource.k8s.io/devices=2, limited: gpu.deviceclass.resource.k8s.io/devices=2"#;
+        check(&cluster, write(Operation::Create, "resourceclaims", claim(1)), Err(refused)).await;
     }
 
     #[tokio::test]

@@ -21,7 +21,7 @@ use jiff::{SignedDuration, Timestamp};
 use lru::LruCache;
 use parking_lot::Mutex;
 use prost::Message;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Notify;
 use wharf_store::sealed::{Provider, Random};
 
 use self::client::{Client, DecryptRequest, StatusResponse};
@@ -96,15 +96,18 @@ impl Kms {
         }
     }
 
-    /// Asks the plugin until cancelled, which also brings new seeds.
-    pub async fn run(&self, cancel: CancellationToken) {
+    /// Asks the plugin for ever, which also brings new seeds; tells `recovered` when it is well again.
+    pub async fn run(&self, recovered: &Notify) {
         loop {
-            let pause = if self.health().is_ok() { ASK_EVERY } else { ASK_AGAIN };
-            if cancel.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-                return;
-            }
-            if let Err(error) = self.ask().await {
-                tracing::error!(plugin = self.name, error, "the KMS plugin is not well");
+            let before = self.health();
+            tokio::time::sleep(if before.is_ok() { ASK_EVERY } else { ASK_AGAIN }).await;
+            match self.ask().await {
+                Ok(()) if before.is_err() => {
+                    tracing::info!(plugin = self.name, "the KMS plugin is well again");
+                    recovered.notify_one();
+                }
+                Ok(()) => {}
+                Err(error) => tracing::error!(plugin = self.name, error, "the KMS plugin is not well"),
             }
         }
     }

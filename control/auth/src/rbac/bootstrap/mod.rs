@@ -16,8 +16,6 @@ use super::{GROUP, cover};
 const TABLE: &str = include_str!("table.txt");
 const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 const CONTROLLER_PREFIX: &str = "system:controller:";
-/// The role of our own controller manager: the rights of every controller in the table, beside its own.
-const CONTROLLERS: &str = "wharf:controller-manager";
 
 #[derive(Debug, Default)]
 pub struct Policy {
@@ -31,20 +29,7 @@ pub struct Policy {
 pub fn policy() -> Policy {
     let mut reader = Reader::default();
     TABLE.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).for_each(|line| reader.line(line));
-    let mut policy = reader.policy;
-    let of_controllers =
-        |role: &&ClusterRole| role.metadata.name.iter().any(|name| name.starts_with(CONTROLLER_PREFIX));
-    let all: Vec<PolicyRule> =
-        policy.cluster_roles.iter().filter(of_controllers).flat_map(|role| role.rules.clone()).flatten().collect();
-    let own = policy.cluster_roles.iter_mut().find(|role| role.metadata.name.as_deref() == Some(CONTROLLERS));
-    if let Some(rules) = own.and_then(|role| role.rules.as_mut()) {
-        for rule in all {
-            if !rules.contains(&rule) {
-                rules.push(rule);
-            }
-        }
-    }
-    policy
+    reader.policy
 }
 
 /// What rules belong to.
@@ -338,9 +323,6 @@ mod tests {
         };
         assert_eq!(dns.rules, Some(vec![rule]));
         assert!(role("view").aggregation_rule.is_some());
-        let controllers = role(CONTROLLERS).rules.unwrap_or_default();
-        let of_one = role("system:controller:job-controller").rules.unwrap_or_default();
-        assert!(cover::missing(&controllers, &of_one).is_empty());
     }
 
     #[test]

@@ -8,6 +8,8 @@ mod names;
 mod schema;
 mod spec;
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde_json::Value;
 use wharf_types::field::{Error, Errors, Path};
@@ -57,11 +59,9 @@ impl Strategy for CustomResourceDefinitions {
         note_stored_version(crd);
     }
 
+    /// Metadata changes, too: upstream puts the new metadata in place of itself.
     fn prepare_for_status_update(&self, crd: &mut CustomResourceDefinition, old: &CustomResourceDefinition) {
-        let version = crd.metadata.resource_version.take();
         crd.spec = old.spec.clone();
-        crd.metadata = old.metadata.clone();
-        crd.metadata.resource_version = version;
     }
 
     fn validate(&self, crd: &CustomResourceDefinition) -> Errors {
@@ -91,6 +91,13 @@ impl Strategy for CustomResourceDefinitions {
         errors
     }
 
+    /// Of formats that nobody looks at, unless the definition has had them before.
+    fn warnings(&self, crd: &CustomResourceDefinition, old: Option<&CustomResourceDefinition>) -> Vec<String> {
+        let held: BTreeSet<String> = old.into_iter().flat_map(formats).collect();
+        let new = formats(crd).into_iter().filter(|format| !held.contains(format));
+        new.map(|format| format!("unrecognized format {format:?}")).collect()
+    }
+
     fn allow_unconditional_update(&self) -> bool {
         false
     }
@@ -113,6 +120,16 @@ impl Strategy for CustomResourceDefinitions {
         }
         Graceful::Immediate
     }
+}
+
+/// The formats that the definition's schemas name in vain.
+fn formats(crd: &CustomResourceDefinition) -> Vec<String> {
+    crd.spec
+        .versions
+        .iter()
+        .filter_map(crate::custom::schema_of)
+        .flat_map(|schema| schema::unknown_formats(&schema))
+        .collect()
 }
 
 /// The version that is stored from now on joins those that may be found in the store.

@@ -3,7 +3,7 @@
 //! Source: `ValidateCustomResourceDefinitionOpenAPISchema` upstream, `apiserver/schema/defaulting/validation.go`.
 
 use serde_json::Value;
-use wharf_machinery::structural::{self, Schema, rules};
+use wharf_machinery::structural::{self, Schema, formats, rules};
 use wharf_types::field::{Error, Errors, Path};
 
 /// Most errors that are told of one schema.
@@ -34,6 +34,26 @@ const AT_ROOT: [&str; 22] = [
     "x-kubernetes-preserve-unknown-fields",
     "x-kubernetes-validations",
 ];
+
+/// The formats that the schema, or one inside of it, names and that are not looked at.
+/// Source: `GetUnrecognizedFormats` of `apiserver/validation/formats.go`.
+pub fn unknown_formats(schema: &Value) -> Vec<String> {
+    let Value::Object(fields) = schema else { return Vec::new() };
+    let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default();
+    let format = text("format");
+    let is_known = match text("type") {
+        "" | "string" => formats::is_known(format),
+        "integer" => matches!(format, "int32" | "int64"),
+        "number" => matches!(format, "float" | "double"),
+        _ => false,
+    };
+    let own = (!format.is_empty() && !is_known).then(|| format.to_owned());
+    let one = ["items", "not", "additionalProperties"].into_iter().filter_map(|name| fields.get(name));
+    let all = ["allOf", "anyOf", "oneOf"].into_iter().filter_map(|name| fields.get(name)?.as_array()).flatten();
+    let named = ["properties", "patternProperties", "definitions"];
+    let named = named.into_iter().filter_map(|name| fields.get(name)?.as_object()).flat_map(|named| named.values());
+    own.into_iter().chain(one.chain(all).chain(named).flat_map(unknown_formats)).collect()
+}
 
 pub fn validate(written: &Value, has_status: bool, path: &Path) -> Errors {
     if structural::depth(written) > structural::DEPTH_MAX {

@@ -50,7 +50,8 @@ impl Strategy for ResourceClaims {
     fn prepare_for_status_update(&self, claim: &mut ResourceClaim, old: &ResourceClaim) {
         claim.spec.clone_from(&old.spec);
         super::super::keep_meta(&mut claim.metadata, &old.metadata);
-        status::drop_deallocated(claim.status.get_or_insert_default());
+        let held = old.status.clone().unwrap_or_default();
+        status::drop_deallocated(claim.status.get_or_insert_default(), &held);
     }
 
     fn validate(&self, claim: &ResourceClaim) -> Errors {

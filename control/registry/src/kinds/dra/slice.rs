@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde_json::Value;
 use wharf_types::field::{Error, Errors, Path};
-use wharf_types::k8s::api::resource::v1::{Counter, CounterSet, Device, ResourceSlice, ResourceSliceSpec};
+use wharf_types::k8s::api::resource::v1::{
+    Counter, CounterSet, Device, DeviceAttribute, ResourceSlice, ResourceSliceSpec,
+};
 use wharf_types::meta::Time;
 
 use super::super::storageclass::validate_driver_name;
@@ -33,9 +35,11 @@ impl Strategy for ResourceSlices {
 
     fn prepare_for_create(&self, slice: &mut ResourceSlice) {
         slice.metadata.generation = Some(1);
+        drop_alpha(&mut slice.spec, None);
     }
 
     fn prepare_for_update(&self, slice: &mut ResourceSlice, old: &ResourceSlice) {
+        drop_alpha(&mut slice.spec, Some(&old.spec));
         let changed = slice.spec != old.spec;
         super::super::generation(&mut slice.metadata, &old.metadata, changed);
     }
@@ -102,6 +106,27 @@ impl Strategy for ResourceSlices {
             created(&slice.metadata, now),
         ]
     }
+}
+
+/// Takes away fields whose feature gates are off, `DRAListTypeAttributes` and `DRANodeAllocatableResources`, unless the slice
+/// has had such fields before.
+fn drop_alpha(spec: &mut ResourceSliceSpec, old: Option<&ResourceSliceSpec>) {
+    let devices = |spec: &ResourceSliceSpec| spec.devices.clone().unwrap_or_default();
+    let held = old.map(devices).unwrap_or_default();
+    let keeps_lists = held.iter().any(|device| device.attributes.iter().flatten().any(|(_, held)| is_list(held)));
+    let keeps_mappings = held.iter().any(|device| device.node_allocatable_resource_mappings.is_some());
+    for device in spec.devices.iter_mut().flatten() {
+        if !keeps_mappings {
+            device.node_allocatable_resource_mappings = None;
+        }
+        for attribute in device.attributes.iter_mut().flat_map(|all| all.values_mut()).filter(|_| !keeps_lists) {
+            (attribute.bools, attribute.ints, attribute.strings, attribute.versions) = (None, None, None, None);
+        }
+    }
+}
+
+fn is_list(attribute: &DeviceAttribute) -> bool {
+    attribute.bools.is_some() || attribute.ints.is_some() || attribute.strings.is_some() || attribute.versions.is_some()
 }
 
 fn validate_spec(spec: &ResourceSliceSpec, path: &Path) -> Errors {
@@ -251,6 +276,21 @@ mod tests {
             SLICE,
             &SLICE.replace("g.example.com", "h.example.com"),
             &["spec.driver: Invalid value: \"h.example.com\": field is immutable"],
+        );
+    }
+
+    #[test]
+    fn lists_of_values_are_not_kept_yet() {
+        let listed = SLICE.replace("model: {string: x}", "a: {strings: [x]}");
+        let mut slice: ResourceSlice = crate::testing::object(&ResourceSlices, &listed);
+        let held = slice.clone();
+        ResourceSlices.prepare_for_update(&mut slice, &held);
+        assert_eq!(slice.spec, held.spec, "who has them keeps them");
+        ResourceSlices.prepare_for_create(&mut slice);
+        let errors = ResourceSlices.validate(&slice);
+        assert_eq!(
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["spec.devices[0].attributes[a]: Invalid value: \"\": exactly one value must be specified"]
         );
     }
 

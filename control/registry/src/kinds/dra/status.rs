@@ -27,11 +27,14 @@ const INTERFACE_MAX: usize = 256;
 const HARDWARE_ADDRESS_MAX: usize = 128;
 const IPS_MAX: usize = 16;
 
-/// Takes away what drivers said of devices that the claim has no more.
-pub fn drop_deallocated(status: &mut ResourceClaimStatus) {
-    let allocated = allocated(status);
+/// Takes away what drivers said of devices that the claim had and has no more.
+pub fn drop_deallocated(status: &mut ResourceClaimStatus, held: &ResourceClaimStatus) {
+    let (before, now) = (allocated(held), allocated(status));
     if let Some(devices) = &mut status.devices {
-        devices.retain(|device| allocated.contains(&identity(device)));
+        devices.retain(|device| {
+            let id = identity(device);
+            now.contains(&id) || !before.contains(&id)
+        });
         if devices.is_empty() {
             status.devices = None;
         }
@@ -151,6 +154,7 @@ fn validate_device(device: &AllocatedDeviceStatus, allocated: &BTreeSet<String>,
     if conditions.len() > CONDITIONS_MAX {
         errors.push(Error::too_many(&path.child("conditions"), conditions.len(), CONDITIONS_MAX));
     }
+    errors.extend(checks::conditions(conditions, &path.child("conditions")));
     if let Some(data) = device.data.as_ref().filter(|data| !data.0.is_null()) {
         errors.extend(validate_raw(&data.0, DATA_MAX, &path.child("data")));
     }
@@ -171,18 +175,26 @@ fn validate_network(network: &NetworkDeviceData, path: &Path) -> Errors {
         }
     }
     let ips = network.ips.as_deref().unwrap_or_default();
-    errors.extend(each_once(ips, IPS_MAX, &path.child("ips"), String::clone, |address, path| {
-        let good = address
-            .split_once('/')
-            .is_some_and(|(ip, bits)| ip.parse::<IpAddr>().is_ok() && bits.parse::<u8>().is_ok());
-        if good {
-            Vec::new()
-        } else {
-            let why = "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)";
-            vec![Error::invalid(path, address, why)]
-        }
-    }));
+    errors.extend(each_once(ips, IPS_MAX, &path.child("ips"), String::clone, validate_interface_address));
     errors
+}
+
+/// An interface's address with its network's prefix. Source: `IsValidInterfaceAddress` of `apimachinery/pkg/util/validation`.
+fn validate_interface_address(address: &String, path: &Path) -> Errors {
+    let parts =
+        address.split_once('/').and_then(|(ip, bits)| Some((ip.parse::<IpAddr>().ok()?, bits.parse::<u8>().ok()?)));
+    let Some((ip, bits)) = parts.filter(|(ip, bits)| *bits <= if ip.is_ipv4() { 32 } else { 128 }) else {
+        let why = "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)";
+        return vec![Error::invalid(path, address, why)];
+    };
+    let canonical = match ip.to_canonical() {
+        mapped if mapped.is_ipv4() && ip.is_ipv6() && bits > 32 => format!("{mapped}/{}", bits.saturating_sub(96)),
+        ip => format!("{ip}/{bits}"),
+    };
+    if *address == canonical {
+        return Vec::new();
+    }
+    vec![Error::invalid(path, address, format!("must be in canonical form ({canonical:?})"))]
 }
 
 #[cfg(test)]
@@ -246,7 +258,8 @@ mod tests {
 
     #[test]
     fn drivers_speak_of_allocated_devices_only() {
-        let mut status = claim(&allocation(RESULT)).status.expect("a status");
+        let held = claim(&allocation(RESULT)).status.expect("a status");
+        let mut status = held.clone();
         let device = |name: &str| AllocatedDeviceStatus {
             driver: "g.example.com".to_owned(),
             pool: "n1".to_owned(),
@@ -254,7 +267,35 @@ mod tests {
             ..AllocatedDeviceStatus::default()
         };
         status.devices = Some(vec![device("d0"), device("d1")]);
-        drop_deallocated(&mut status);
-        assert_eq!(status.devices.map(|devices| devices.len()), Some(1));
+        drop_deallocated(&mut status, &held);
+        assert_eq!(
+            status.devices.as_ref().map(Vec::len),
+            Some(2),
+            "what was never allocated is for validation to refuse"
+        );
+        let claim = |status: &ResourceClaimStatus| ResourceClaim { status: Some(status.clone()), ..claim("{}") };
+        let errors = ResourceClaims.validate_status_update(&claim(&status), &claim(&held));
+        assert_eq!(
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["status.devices[1]: Invalid value: \"g.example.com/n1/d1\": must be an allocated device in the claim"]
+        );
+        status.devices = Some(vec![device("d0")]);
+        status.allocation = None;
+        drop_deallocated(&mut status, &held);
+        assert_eq!(status.devices, None, "what was said goes with the allocation");
+    }
+
+    #[test]
+    fn addresses_of_devices_are_canonical() {
+        let check = |address: &str, expected: &str| {
+            let errors = validate_interface_address(&address.to_owned(), &Path::new("ip"));
+            assert_eq!(errors.first().map_or("", |error| &error.detail), expected, "{address}");
+        };
+        check("10.9.8.7/24", "");
+        check("2001:db8::1/64", "");
+        check("10.9.8.7", "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)");
+        check("10.9.8.7/33", "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)");
+        check("2001:DB8::1/64", "must be in canonical form (\"2001:db8::1/64\")");
+        check("::ffff:192.168.0.1/120", "must be in canonical form (\"192.168.0.1/24\")");
     }
 }

@@ -148,8 +148,8 @@ impl Strategy for Pods {
         printer::COLUMNS
     }
 
-    fn cells(&self, pod: &Pod, now: Timestamp) -> Vec<Value> {
-        printer::cells(pod, now)
+    fn stored_cells(&self, stored: &[u8], now: Timestamp) -> serde_json::Result<Vec<Value>> {
+        printer::cells(stored, now)
     }
 
     /// Source: `CheckGracefulDelete`.

@@ -1,12 +1,14 @@
 //! How `kubectl get pods` shows a pod. Source: `printPod` in `pkg/printers/internalversion/printers.go`.
+//!
+//! Pods are listed by the thousand: only what the columns show is read of each, and it is read from the stored text.
 
 use jiff::Timestamp;
+use serde::Deserialize;
 use serde_json::Value;
-use wharf_types::k8s::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodSpec, PodStatus};
 
-use super::super::{created, name, or_none};
-use crate::podspec::is_sidecar;
-use crate::strategy::{AGE, Column, NAME, human_duration};
+use super::super::or_none;
+use crate::strategy::{AGE, Column, NAME, age, human_duration};
+use crate::text::Text;
 
 pub const COLUMNS: &[Column] = &[
     NAME,
@@ -40,23 +42,187 @@ pub const COLUMNS: &[Column] = &[
     ),
 ];
 
-pub fn cells(pod: &Pod, now: Timestamp) -> Vec<Value> {
-    let (empty_spec, empty_status) = (PodSpec::default(), PodStatus::default());
-    let spec = pod.spec.as_ref().unwrap_or(&empty_spec);
-    let status = pod.status.as_ref().unwrap_or(&empty_status);
-    let summary = summarize(pod, spec, status);
-    let ip = status.pod_ips.as_ref().and_then(|ips| ips.first().map(|ip| ip.ip.clone()));
-    vec![
-        name(&pod.metadata),
+pub fn cells(stored: &[u8], now: Timestamp) -> serde_json::Result<Vec<Value>> {
+    let Pod { metadata, spec, status } = serde_json::from_slice(stored)?;
+    let (metadata, spec, status) = (metadata.unwrap_or_default(), spec.unwrap_or_default(), status.unwrap_or_default());
+    let summary = summarize(&metadata, &spec, &status);
+    let ip = status.pod_ips.iter().flatten().next().map(|address| address.ip.to_string());
+    Ok(vec![
+        metadata.name.to_string().into(),
         format!("{}/{}", summary.ready, summary.total).into(),
         summary.reason.into(),
         shown_restarts(&summary.restarts, now).into(),
-        created(&pod.metadata, now),
+        age(metadata.creation_timestamp.parse().ok(), now).into(),
         or_none(ip.unwrap_or_default()).into(),
-        or_none(spec.node_name.clone().unwrap_or_default()).into(),
-        or_none(status.nominated_node_name.clone().unwrap_or_default()).into(),
-        readiness_gates(spec, status).into(),
-    ]
+        or_none(spec.node_name.to_string()).into(),
+        or_none(status.nominated_node_name.to_string()).into(),
+        readiness_gates(&spec, &status).into(),
+    ])
+}
+
+#[derive(Deserialize)]
+struct Pod<'a> {
+    #[serde(borrow)]
+    metadata: Option<Metadata<'a>>,
+    #[serde(borrow)]
+    spec: Option<Spec<'a>>,
+    #[serde(borrow)]
+    status: Option<Status<'a>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Metadata<'a> {
+    #[serde(borrow)]
+    name: Text<'a>,
+    #[serde(borrow)]
+    creation_timestamp: Text<'a>,
+    #[serde(borrow)]
+    deletion_timestamp: Text<'a>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Spec<'a> {
+    #[serde(borrow)]
+    node_name: Text<'a>,
+    #[serde(borrow)]
+    init_containers: Option<Vec<Container<'a>>>,
+    containers: Option<Vec<Ignored>>,
+    #[serde(borrow)]
+    readiness_gates: Option<Vec<Gate<'a>>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Container<'a> {
+    #[serde(borrow)]
+    name: Text<'a>,
+    #[serde(borrow)]
+    restart_policy: Text<'a>,
+}
+
+/// One of which only the number counts.
+type Ignored = serde::de::IgnoredAny;
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Gate<'a> {
+    #[serde(borrow)]
+    condition_type: Text<'a>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Status<'a> {
+    #[serde(borrow)]
+    phase: Text<'a>,
+    #[serde(borrow)]
+    reason: Text<'a>,
+    #[serde(borrow, rename = "podIPs")]
+    pod_ips: Option<Vec<Address<'a>>>,
+    #[serde(borrow)]
+    nominated_node_name: Text<'a>,
+    #[serde(borrow)]
+    conditions: Option<Vec<Condition<'a>>>,
+    #[serde(borrow)]
+    init_container_statuses: Option<Vec<ContainerStatus<'a>>>,
+    #[serde(borrow)]
+    container_statuses: Option<Vec<ContainerStatus<'a>>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Address<'a> {
+    #[serde(borrow)]
+    ip: Text<'a>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Condition<'a> {
+    #[serde(borrow)]
+    r#type: Text<'a>,
+    #[serde(borrow)]
+    status: Text<'a>,
+    #[serde(borrow)]
+    reason: Text<'a>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ContainerStatus<'a> {
+    #[serde(borrow)]
+    name: Text<'a>,
+    ready: Option<bool>,
+    started: Option<bool>,
+    restart_count: Option<i64>,
+    #[serde(borrow)]
+    state: Option<State<'a>>,
+    #[serde(borrow)]
+    last_state: Option<State<'a>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct State<'a> {
+    #[serde(borrow)]
+    waiting: Option<Waiting<'a>>,
+    running: Option<Ignored>,
+    #[serde(borrow)]
+    terminated: Option<Terminated<'a>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Waiting<'a> {
+    #[serde(borrow)]
+    reason: Text<'a>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Terminated<'a> {
+    exit_code: Option<i64>,
+    signal: Option<i64>,
+    #[serde(borrow)]
+    reason: Text<'a>,
+    #[serde(borrow)]
+    finished_at: Text<'a>,
+}
+
+impl Container<'_> {
+    fn is_sidecar(&self) -> bool {
+        &*self.restart_policy == "Always"
+    }
+}
+
+impl ContainerStatus<'_> {
+    fn ended(&self) -> Option<&Terminated<'_>> {
+        self.state.as_ref()?.terminated.as_ref()
+    }
+
+    /// Why it waits, if it says.
+    fn waits(&self) -> Option<&str> {
+        let reason: &str = &self.state.as_ref()?.waiting.as_ref()?.reason;
+        Some(reason).filter(|reason| !reason.is_empty())
+    }
+
+    fn is_ready(&self) -> bool {
+        self.ready == Some(true)
+    }
+}
+
+impl Status<'_> {
+    fn has_true(&self, kind: &str) -> bool {
+        let mut conditions = self.conditions.iter().flatten();
+        conditions.any(|condition| &*condition.r#type == kind && &*condition.status == "True")
+    }
+
+    fn has_reason(&self, kind: &str, reason: &str) -> bool {
+        let mut conditions = self.conditions.iter().flatten();
+        conditions.any(|condition| &*condition.r#type == kind && &*condition.reason == reason)
+    }
 }
 
 struct Summary {
@@ -73,26 +239,19 @@ struct Restarts {
 }
 
 impl Restarts {
-    fn add(&mut self, container: &ContainerStatus) {
-        self.count += i64::from(container.restart_count);
-        let ended = container.last_state.as_ref().and_then(|state| state.terminated.as_ref()?.finished_at.as_ref());
-        self.last = self.last.max(ended.map(|time| time.0));
+    fn add(&mut self, container: &ContainerStatus<'_>) {
+        self.count += container.restart_count.unwrap_or_default();
+        let ended = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+        self.last = self.last.max(ended.and_then(|ended| ended.finished_at.parse().ok()));
     }
 }
 
-fn summarize(pod: &Pod, spec: &PodSpec, status: &PodStatus) -> Summary {
-    let phase = status.phase.clone().unwrap_or_default();
-    let reason = status.reason.clone().filter(|reason| !reason.is_empty()).unwrap_or_else(|| phase.clone());
-    let sidecars = spec.init_containers.iter().flatten().filter(|container| is_sidecar(container)).count();
-    let mut summary =
-        Summary { ready: 0, total: spec.containers.len() + sidecars, reason, restarts: Restarts::default() };
-    let has = |kind: &str, reason: &str| {
-        let held = |condition: &&wharf_types::k8s::api::core::v1::PodCondition| {
-            condition.type_ == kind && condition.reason.as_deref() == Some(reason)
-        };
-        status.conditions.iter().flatten().find(held).is_some()
-    };
-    if has("PodScheduled", "SchedulingGated") {
+fn summarize(metadata: &Metadata<'_>, spec: &Spec<'_>, status: &Status<'_>) -> Summary {
+    let reason = if status.reason.is_empty() { &status.phase } else { &status.reason };
+    let sidecars = spec.init_containers.iter().flatten().filter(|container| container.is_sidecar()).count();
+    let total = spec.containers.as_ref().map_or(0, Vec::len) + sidecars;
+    let mut summary = Summary { ready: 0, total, reason: reason.to_string(), restarts: Restarts::default() };
+    if status.has_reason("PodScheduled", "SchedulingGated") {
         summary.reason = "SchedulingGated".to_owned();
     }
     let sidecar_restarts = summarize_init(&mut summary, spec, status);
@@ -100,10 +259,10 @@ fn summarize(pod: &Pod, spec: &PodSpec, status: &PodStatus) -> Summary {
         summary.restarts = sidecar_restarts;
         summarize_containers(&mut summary, status);
     }
-    if pod.metadata.deletion_timestamp.is_some() {
-        if status.reason.as_deref() == Some("NodeLost") {
+    if !metadata.deletion_timestamp.is_empty() {
+        if &*status.reason == "NodeLost" {
             summary.reason = "Unknown".to_owned();
-        } else if phase != "Succeeded" && phase != "Failed" {
+        } else if !matches!(&*status.phase, "Succeeded" | "Failed") {
             summary.reason = "Terminating".to_owned();
         }
     }
@@ -112,22 +271,20 @@ fn summarize(pod: &Pod, spec: &PodSpec, status: &PodStatus) -> Summary {
 
 /// Goes through the init containers. Returns the sidecars' restarts once the pod is initialized: from then on the
 /// containers proper are what counts.
-fn summarize_init(summary: &mut Summary, spec: &PodSpec, status: &PodStatus) -> Option<Restarts> {
+fn summarize_init(summary: &mut Summary, spec: &Spec<'_>, status: &Status<'_>) -> Option<Restarts> {
     let inits = spec.init_containers.as_deref().unwrap_or_default();
     let mut sidecar_restarts = Restarts::default();
     let mut initializing = false;
     for (index, container) in status.init_container_statuses.iter().flatten().enumerate() {
         summary.restarts.add(container);
-        let sidecar = inits.iter().any(|init| init.name == container.name && is_sidecar(init));
+        let sidecar = inits.iter().any(|init| *init.name == *container.name && init.is_sidecar());
         if sidecar {
             sidecar_restarts.add(container);
         }
-        let ended = container.state.as_ref().and_then(|state| state.terminated.as_ref());
-        let waiting = waiting_reason(container);
-        summary.reason = match (ended, waiting) {
-            (Some(ended), _) if ended.exit_code == 0 => continue,
+        summary.reason = match (container.ended(), container.waits()) {
+            (Some(ended), _) if ended.exit_code.unwrap_or_default() == 0 => continue,
             _ if sidecar && container.started == Some(true) => {
-                summary.ready += usize::from(container.ready);
+                summary.ready += usize::from(container.is_ready());
                 continue;
             }
             (Some(ended), _) => format!("Init:{}", shown_end(ended)),
@@ -137,43 +294,32 @@ fn summarize_init(summary: &mut Summary, spec: &PodSpec, status: &PodStatus) -> 
         initializing = true;
         break;
     }
-    let initialized = has_true(status, "Initialized");
+    let initialized = status.has_true("Initialized");
     (!initializing || initialized).then_some(sidecar_restarts)
 }
 
-fn summarize_containers(summary: &mut Summary, status: &PodStatus) {
+fn summarize_containers(summary: &mut Summary, status: &Status<'_>) {
     let mut running = false;
     // Last to first, so that the first container with something to say is heard.
     for container in status.container_statuses.iter().flatten().rev() {
         summary.restarts.add(container);
-        let ended = container.state.as_ref().and_then(|state| state.terminated.as_ref());
-        let waiting = waiting_reason(container);
-        if let Some(reason) = waiting {
+        if let Some(reason) = container.waits() {
             summary.reason = reason.to_owned();
-        } else if let Some(ended) = ended {
+        } else if let Some(ended) = container.ended() {
             summary.reason = shown_end(ended);
-        } else if container.ready && container.state.as_ref().is_some_and(|state| state.running.is_some()) {
+        } else if container.is_ready() && container.state.as_ref().is_some_and(|state| state.running.is_some()) {
             running = true;
             summary.ready += 1;
         }
     }
     if summary.reason == "Completed" && running {
-        summary.reason = if has_true(status, "Ready") { "Running".to_owned() } else { "NotReady".to_owned() };
+        summary.reason = if status.has_true("Ready") { "Running".to_owned() } else { "NotReady".to_owned() };
     }
 }
 
-fn waiting_reason(container: &ContainerStatus) -> Option<&str> {
-    let reason = container.state.as_ref()?.waiting.as_ref()?.reason.as_deref()?;
-    Some(reason).filter(|reason| !reason.is_empty())
-}
-
-fn has_true(status: &PodStatus, kind: &str) -> bool {
-    status.conditions.iter().flatten().any(|condition| condition.type_ == kind && condition.status == "True")
-}
-
-fn shown_end(ended: &ContainerStateTerminated) -> String {
-    match (ended.reason.as_deref().unwrap_or_default(), ended.signal.unwrap_or_default()) {
-        ("", 0) => format!("ExitCode:{}", ended.exit_code),
+fn shown_end(ended: &Terminated<'_>) -> String {
+    match (&*ended.reason, ended.signal.unwrap_or_default()) {
+        ("", 0) => format!("ExitCode:{}", ended.exit_code.unwrap_or_default()),
         ("", signal) => format!("Signal:{signal}"),
         (reason, _) => reason.to_owned(),
     }
@@ -189,9 +335,9 @@ fn shown_restarts(restarts: &Restarts, now: Timestamp) -> String {
     }
 }
 
-fn readiness_gates(spec: &PodSpec, status: &PodStatus) -> String {
+fn readiness_gates(spec: &Spec<'_>, status: &Status<'_>) -> String {
     let gates = spec.readiness_gates.as_deref().unwrap_or_default();
-    let open = gates.iter().filter(|gate| has_true(status, &gate.condition_type)).count();
+    let open = gates.iter().filter(|gate| status.has_true(&gate.condition_type)).count();
     if gates.is_empty() { super::super::NONE.to_owned() } else { format!("{open}/{}", gates.len()) }
 }
 

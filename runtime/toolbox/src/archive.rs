@@ -1,0 +1,242 @@
+//! `tar`, as kubectl's `cp` speaks it: archives on standard output and input, or in files.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Component, Path, PathBuf};
+use std::time::SystemTime;
+
+use ::tar::{Archive, Builder, EntryType, Header};
+
+use crate::io::{Failure, Io, shown};
+
+type Ended = Result<i32, Failure>;
+
+const FILE_MODE: u32 = 0o644;
+const READ_ONLY_MODE: u32 = 0o444;
+const DIR_MODE: u32 = 0o755;
+
+#[derive(Default)]
+struct Asked {
+    deed: Option<char>,
+    /// `-` is standard input or output.
+    file: Option<String>,
+    /// Where names count from.
+    dir: PathBuf,
+    verbose: bool,
+    strip: usize,
+    names: Vec<String>,
+}
+
+pub fn tar(io: &mut Io<'_>, arguments: &[String]) -> Ended {
+    let asked = asked(io, arguments)?;
+    match asked.deed {
+        Some('c') => create(io, &asked),
+        Some('x') => extract(io, &asked),
+        Some('t') => list(io, &asked),
+        _ => Err(Failure::usage("one of c, x, t is needed")),
+    }
+}
+
+/// Letters stand in the first word, with or without a dash; those that take a value take the next words in their order.
+fn asked(io: &Io<'_>, arguments: &[String]) -> Result<Asked, Failure> {
+    let mut asked = Asked { dir: io.path("."), ..Asked::default() };
+    let mut words = arguments.iter().enumerate().peekable();
+    let missing = |letter: char| Failure::usage(format!("option requires an argument: {letter}"));
+    while let Some((at, word)) = words.next() {
+        if let Some(name) = word.strip_prefix("--") {
+            match name.split_once('=').unwrap_or((name, "")) {
+                ("strip-components", number) => asked.strip = number.parse().unwrap_or(0),
+                ("directory", dir) => asked.dir = io.path(dir),
+                // There are no owners and few permissions to keep.
+                ("no-same-permissions" | "no-same-owner" | "no-overwrite-dir" | "numeric-owner", _) => {}
+                (other, _) => return Err(Failure::usage(format!("unrecognized option: {other}"))),
+            }
+            continue;
+        }
+        let letters = match word.strip_prefix('-') {
+            Some(letters) if !letters.is_empty() => letters,
+            None if at == 0 => word.as_str(),
+            _ => {
+                asked.names.push(word.clone());
+                continue;
+            }
+        };
+        for letter in letters.chars() {
+            match letter {
+                'c' | 'x' | 't' => asked.deed = Some(letter),
+                'v' => asked.verbose = true,
+                'm' | 'p' | 'o' | 'h' => {}
+                'f' => asked.file = Some(words.next().ok_or_else(|| missing('f'))?.1.clone()),
+                'C' => asked.dir = io.path(words.next().ok_or_else(|| missing('C'))?.1),
+                'z' | 'j' | 'J' => return Err(Failure::of("compressed archives are not known here")),
+                other => return Err(Failure::usage(format!("unrecognized option: {other}"))),
+            }
+        }
+    }
+    Ok(asked)
+}
+
+fn create(io: &mut Io<'_>, asked: &Asked) -> Ended {
+    if asked.names.is_empty() {
+        return Err(Failure::of("empty archive"));
+    }
+    let mut code = 0;
+    let mut complaints = Vec::new();
+    {
+        let path = asked.file.as_deref().filter(|file| *file != "-").map(|file| io.path(file));
+        let out: Box<dyn Write + '_> = match &path {
+            Some(path) => Box::new(fs::File::create(path).map_err(|error| Failure::at(&shown(path), &error))?),
+            None => Box::new(&mut *io.stdout),
+        };
+        let mut archive = Builder::new(out);
+        let mut say = |text: String, bad: bool| {
+            complaints.push(text);
+            code = if bad { 1 } else { code };
+        };
+        for name in &asked.names {
+            let path = asked.dir.join(name);
+            if name.starts_with('/') {
+                say("tar: removing leading '/' from member names".to_owned(), false);
+            }
+            let inside: PathBuf = Path::new(name)
+                .components()
+                .filter(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+                .collect();
+            let inside = if inside.as_os_str().is_empty() { PathBuf::from(".") } else { inside };
+            add(&mut archive, &path, &inside, &mut say)?;
+        }
+        archive.finish()?;
+        archive.into_inner()?.flush()?;
+    }
+    complaints.iter().for_each(|text| io.complain(text));
+    Ok(code)
+}
+
+fn add(
+    archive: &mut Builder<Box<dyn Write + '_>>,
+    path: &Path,
+    inside: &Path,
+    say: &mut dyn FnMut(String, bool),
+) -> Result<(), Failure> {
+    let wrong = |error: &std::io::Error| format!("tar: {}: {}", path.display(), crate::io::reason(error));
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) => {
+            say(wrong(&error), true);
+            return Ok(());
+        }
+    };
+    let mut header = Header::new_gnu();
+    let changed = metadata.modified().ok().and_then(|when| when.duration_since(SystemTime::UNIX_EPOCH).ok());
+    header.set_mtime(changed.map_or(0, |since| since.as_secs()));
+    if metadata.is_symlink() {
+        header.set_entry_type(EntryType::Symlink);
+        header.set_mode(0o777);
+        header.set_size(0);
+        let to = fs::read_link(path)?;
+        archive.append_link(&mut header, inside, to)?;
+    } else if metadata.is_dir() {
+        header.set_entry_type(EntryType::Directory);
+        header.set_mode(DIR_MODE);
+        header.set_size(0);
+        archive.append_data(&mut header, format!("{}/", inside.display()), std::io::empty())?;
+        let mut below: Vec<_> = fs::read_dir(path)?.flatten().map(|entry| entry.file_name()).collect();
+        below.sort();
+        for name in below {
+            add(archive, &path.join(&name), &inside.join(&name), say)?;
+        }
+    } else {
+        let file = match fs::File::open(path) {
+            Ok(file) => file,
+            Err(error) => {
+                say(wrong(&error), true);
+                return Ok(());
+            }
+        };
+        header.set_mode(if metadata.permissions().readonly() { READ_ONLY_MODE } else { FILE_MODE });
+        // A file that grows or shrinks meanwhile keeps its place in the archive.
+        let size = metadata.len();
+        header.set_size(size);
+        archive.append_data(&mut header, inside, file.chain(std::io::repeat(0)).take(size))?;
+    }
+    Ok(())
+}
+
+/// The archive that is read.
+fn opened<'a>(io: &'a mut Io<'_>, asked: &Asked) -> Result<Archive<Box<dyn Read + 'a>>, Failure> {
+    let file = asked.file.clone().unwrap_or_else(|| "-".to_owned());
+    let from: Box<dyn Read + 'a> = Box::new(io.open(&file)?);
+    Ok(Archive::new(from))
+}
+
+fn is_wanted(path: &Path, names: &[String]) -> bool {
+    names.is_empty() || names.iter().any(|name| path.starts_with(name.trim_end_matches('/')))
+}
+
+fn extract(io: &mut Io<'_>, asked: &Asked) -> Ended {
+    let (mut complaints, mut told, mut code) = (Vec::new(), Vec::new(), 0);
+    let mut archive = opened(io, asked)?;
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let named = entry.path()?.into_owned();
+        if !is_wanted(&named, &asked.names) {
+            continue;
+        }
+        // What would climb out of the directory has no place in it.
+        if named.components().any(|part| part == Component::ParentDir) {
+            complaints.push(format!("tar: {}: name contains '..'", named.display()));
+            code = 1;
+            continue;
+        }
+        let parts = named.components().filter(|part| matches!(part, Component::Normal(_)));
+        let inside: PathBuf = parts.skip(asked.strip).collect();
+        let path = asked.dir.join(&inside);
+        if let Err(error) = put(&mut entry, &path) {
+            complaints.push(format!("tar: {}: {}", named.display(), crate::io::reason(&error)));
+            code = 1;
+        }
+        if asked.verbose {
+            told.push(named.display().to_string());
+        }
+    }
+    drop(archive);
+    told.iter().for_each(|line| io.line(line));
+    complaints.iter().for_each(|text| io.complain(text));
+    Ok(code)
+}
+
+fn put(entry: &mut ::tar::Entry<'_, impl Read>, path: &Path) -> std::io::Result<()> {
+    match entry.header().entry_type() {
+        EntryType::Directory => fs::create_dir_all(path),
+        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            // A link in its place would lead elsewhere.
+            if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink()) {
+                fs::remove_file(path)?;
+            }
+            let mut file = fs::File::create(path)?;
+            std::io::copy(entry, &mut file).map(drop)
+        }
+        _ => Err(std::io::Error::other("links and devices are not made here")),
+    }
+}
+
+fn list(io: &mut Io<'_>, asked: &Asked) -> Ended {
+    let mut lines = Vec::new();
+    let mut archive = opened(io, asked)?;
+    for entry in archive.entries()? {
+        let entry = entry?;
+        let path = entry.path()?;
+        if is_wanted(&path, &asked.names) {
+            lines.push(match asked.verbose {
+                true => format!("{:>10} {}", entry.size(), path.display()),
+                false => path.display().to_string(),
+            });
+        }
+    }
+    drop(archive);
+    lines.iter().for_each(|line| io.line(line));
+    Ok(0)
+}
