@@ -7,12 +7,14 @@ pub mod admission;
 pub mod error;
 pub mod field;
 pub mod gvk;
+mod lean;
 pub mod object;
 
 pub use error::ApiError;
 pub use gvk::{GroupVersion, Gvk, Gvr};
 pub use k8s_openapi as k8s;
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+pub use lean::lean;
 pub use object::{AnyObject, BoxObject, KubeObject};
 
 /// The version that `/version` reports: the Kubernetes minor release whose API is served.

@@ -12,6 +12,7 @@ use rand::SeedableRng;
 use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use wharf_admission::Chain;
 use wharf_admission::wasm::{Components, Host};
 use wharf_apiserver::aggregate::FrontProxy;
@@ -246,12 +247,15 @@ impl Steps {
 fn with_loops(mut running: Running, args: &ServerArgs, cancel: CancellationToken) -> Running {
     let clock = Clock::system();
 
+    // One view of the cluster for all of them. Who watches for it is allowed to see everything upstream, too.
+    let informers = Informers::new(running.client(User::new("system:kube-controller-manager", &[])));
+    let loops = TaskTracker::new();
+
     let client = running.client(User::new("system:kube-scheduler", &[]));
-    let informers = Informers::new(client.clone());
     let (events, mut writer) = Recorder::new(client.clone(), "default-scheduler", clock.clone());
     let scheduler = Scheduler::new(wharf_scheduler::Options {
         client: client.clone(),
-        informers: informers.clone(),
+        informers: informers.acting_as(client.clone()),
         framework: plugins::default(Box::new(plugins::ApiBind::new(client))),
         name: "default-scheduler".to_owned(),
         clock: clock.clone(),
@@ -260,13 +264,9 @@ fn with_loops(mut running: Running, args: &ServerArgs, cancel: CancellationToken
     let until = cancel.clone();
     running.tasks.spawn(async move { writer.run(until).await });
     let until = cancel.clone();
-    let task = running.tasks.spawn(async move {
-        scheduler.run(until).await;
-        informers.stop().await;
-    });
+    let task = running.tasks.spawn(loops.track_future(async move { scheduler.run(until).await }));
     running.api.components.add(runs("scheduler", task));
 
-    let informers = Informers::new(running.client(User::new("system:kube-controller-manager", &[])));
     let api = running.api.clone();
     let accounts = Accounts::new(move |name| transport::from_service(api.service_for(account(name))));
     let mut manager = Manager::new();
@@ -284,11 +284,13 @@ fn with_loops(mut running: Running, args: &ServerArgs, cancel: CancellationToken
         ..wharf_controllers::Options::default()
     };
     wharf_controllers::register(&mut manager, &informers, options);
-    let task = running.tasks.spawn(async move {
-        manager.run(cancel).await;
+    let task = running.tasks.spawn(loops.track_future(async move { manager.run(cancel).await }));
+    running.api.components.add(runs("controller-manager", task));
+    loops.close();
+    running.tasks.spawn(async move {
+        loops.wait().await;
         informers.stop().await;
     });
-    running.api.components.add(runs("controller-manager", task));
     running
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 use wharf_store::{Change, Key, Precondition, Revision, Store, Versioned};
@@ -224,27 +224,19 @@ impl Cache {
 
     /// Applies commits as they come, until the store's watch fails.
     async fn follow(&self) -> wharf_store::Error {
-        let watch = match self.store.watch(ROOT, self.revision()).await {
+        let mut watch = match self.store.watch(ROOT, self.revision()).await {
             Ok(watch) => watch,
             Err(error) => return error,
         };
         self.feeding.store(true, Ordering::Relaxed);
-        let mut batches = watch.ready_chunks(BATCH);
-        while let Some(batch) = batches.next().await {
-            let mut events = Vec::with_capacity(batch.len());
-            let mut failed = None;
-            for event in batch {
-                match event {
-                    Ok(event) => events.push(event),
-                    Err(error) => failed = Some(error),
-                }
-            }
+        loop {
+            let mut events = Vec::new();
+            let ended = gather(&mut watch, &mut events).await;
             self.apply(events).await;
-            if let Some(error) = failed {
+            if let Err(error) = ended {
                 return error;
             }
         }
-        wharf_store::Error::Closed
     }
 
     /// Applies a batch: first to what reads see, then acknowledges, then tells watchers.
@@ -287,5 +279,19 @@ struct Unindexed;
 impl Index for Unindexed {
     fn index(&self, _: &[u8]) -> Indexed {
         Indexed::default()
+    }
+}
+/// Waits for an event and takes the others that are there with it: `ready_chunks` would make room for a full batch each time.
+async fn gather(watch: &mut wharf_store::Watch, events: &mut Vec<wharf_store::Event>) -> wharf_store::Result<()> {
+    let mut next = watch.next().await;
+    loop {
+        events.push(next.ok_or(wharf_store::Error::Closed)??);
+        if events.len() == BATCH {
+            return Ok(());
+        }
+        next = match watch.next().now_or_never() {
+            Some(next) => next,
+            None => return Ok(()),
+        };
     }
 }

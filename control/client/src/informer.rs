@@ -109,10 +109,7 @@ async fn run<K: Informed>(api: Api<K>, config: watcher::Config, lister: Lister<K
 
 /// Follows one run of the state machine until it must be started over.
 async fn follow<K: Informed>(api: Api<K>, config: watcher::Config, lister: &Lister<K>) {
-    // Nobody here asks who owns which field, and owners take more memory than many an object.
-    let forget_owners = |object: &mut K| object.meta_mut().managed_fields = None;
-    let events = watcher(api, config).backoff(WatchBackoff::default());
-    let mut events = events.modify(forget_owners).boxed();
+    let mut events = watcher(api, config).backoff(WatchBackoff::default()).boxed();
     loop {
         match events.try_next().await {
             Ok(Some(event)) => lister.shared.apply(event),

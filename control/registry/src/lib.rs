@@ -31,5 +31,6 @@ pub mod definitions {
 pub use convert::{Convert, ConvertError, Converted, Edit, Mapped, between, ordered};
 pub use kind::{DecodeError, Kind, Typed};
 pub use kinds::priorityclass::{SYSTEM_CLASSES, SystemClass};
+pub use podspec::defaults::pull_policy;
 pub use row::{Row, Scope, Subresource, Table};
 pub use strategy::{Asked, Column, FieldPaths, Graceful, Scale, Strategy};

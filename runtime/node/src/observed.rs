@@ -175,7 +175,8 @@ pub struct Observed {
     /// Attempt number for the next sandbox.
     pub next_sandbox: u32,
     pub volumes: Volumes,
-    pub containers: BTreeMap<String, View>,
+    /// In boxes, because a map keeps room for eleven.
+    pub containers: BTreeMap<String, Box<View>>,
     pub busy: BTreeSet<Job>,
     /// When each stop under way will have killed its container.
     pub stopping: BTreeMap<String, Timestamp>,
@@ -190,7 +191,7 @@ pub struct Observed {
 
 impl Observed {
     pub fn view(&self, container: &str) -> Option<&View> {
-        self.containers.get(container)
+        self.containers.get(container).map(Box::as_ref)
     }
 
     pub fn view_mut(&mut self, container: &str) -> &mut View {
@@ -218,7 +219,7 @@ impl Observed {
         let init = status.and_then(|status| status.init_container_statuses.as_ref());
         let main = status.and_then(|status| status.container_statuses.as_ref());
         for container in init.into_iter().chain(main).flatten() {
-            seen.containers.insert(container.name.clone(), recover_view(container, now));
+            seen.containers.insert(container.name.clone(), Box::new(recover_view(container, now)));
         }
         // A name that the spec no longer has would never be planned for.
         if let Some(spec) = &pod.spec {

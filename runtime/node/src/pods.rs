@@ -237,8 +237,7 @@ impl Dispatcher {
     }
 
     fn apply(&mut self, mut pod: Pod, workers: &TaskTracker, cancel: &CancellationToken) {
-        // Nobody here reads it, and it is often larger than the rest.
-        pod.metadata.managed_fields = None;
+        wharf_types::lean(&mut pod, |pod| &mut pod.metadata);
         let pod = Arc::new(pod);
         if !self.pods.deliver(&pod) {
             self.begin(pod, workers, cancel);

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use wharf_admission::Reader;
 use wharf_admission::wasm::{GVR, Host, LoadError, Loaded, Pull};
 use wharf_auth::{MASTERS, User};
+use wharf_registry::pull_policy;
 use wharf_types::Gvr;
 use wharf_types::admission::AdmissionPlugin;
 use wharf_types::k8s::api::core::v1::Secret;
@@ -112,7 +113,8 @@ struct Known {
 }
 
 impl Known {
-    /// How to load the plugin now; none where there is nothing to do.
+    /// How to load the plugin now; none where there is nothing to do. An image is looked for as a pod's is, so that one which was
+    /// imported by hand is not sought elsewhere; whoever annotates the plugin wants to know what the registry has.
     fn due(&self, now: Instant) -> Option<Pull> {
         if self.loading {
             return None;
@@ -121,10 +123,18 @@ impl Known {
             None => {
                 let observed = self.plugin.status.as_ref().and_then(|status| status.observed_generation);
                 let seen = observed.is_some() && observed == self.plugin.metadata.generation;
-                Some(if seen { Pull::IfNotPresent } else { Pull::Always })
+                Some(if seen { Pull::IfNotPresent } else { self.policy() })
             }
-            Some((wanted, _)) if *wanted != Wanted::of(&self.plugin) => Some(Pull::Always),
-            Some(_) => self.retry_at.filter(|at| *at <= now).map(|_| Pull::Always),
+            Some((wanted, _)) if wanted.annotations != self.plugin.metadata.annotations => Some(Pull::Always),
+            Some((wanted, _)) if *wanted != Wanted::of(&self.plugin) => Some(self.policy()),
+            Some(_) => self.retry_at.filter(|at| *at <= now).map(|_| self.policy()),
+        }
+    }
+
+    fn policy(&self) -> Pull {
+        match pull_policy(&self.plugin.spec.image) {
+            "Always" => Pull::Always,
+            _ => Pull::IfNotPresent,
         }
     }
 }
@@ -277,8 +287,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_plugin_is_loaded_when_it_changes_and_when_a_retry_is_due() {
         let now = Instant::now();
-        let mut new = known(json!({"metadata": {"generation": 1}}));
+        let mut new = known(json!({"metadata": {"generation": 1}, "spec": {"image": "policy"}}));
         check(&new, now, Some(Pull::Always));
+        let tagged = known(json!({"metadata": {"generation": 1}, "spec": {"image": "policy:v1"}}));
+        check(&tagged, now, Some(Pull::IfNotPresent));
         let settled = known(json!({"metadata": {"generation": 2}, "status": {"observedGeneration": 2}}));
         check(&settled, now, Some(Pull::IfNotPresent));
         new.loading = true;

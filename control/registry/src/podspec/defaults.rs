@@ -178,7 +178,7 @@ fn http_get(get: &mut HTTPGetAction) {
 }
 
 /// `Always` for an image whose tag is, or is implied to be, `latest`.
-fn pull_policy(image: &str) -> &'static str {
+pub fn pull_policy(image: &str) -> &'static str {
     let (name, digest) = image.split_once('@').map_or((image, ""), |(name, digest)| (name, digest));
     let last = name.rsplit('/').next().unwrap_or_default();
     let latest = match last.split_once(':') {

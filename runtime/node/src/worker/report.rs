@@ -48,7 +48,8 @@ impl Worker {
     pub(super) fn written(&mut self, result: Result<Pod, kube::Error>) {
         self.writing = false;
         match result {
-            Ok(pod) => {
+            Ok(mut pod) => {
+                wharf_types::lean(&mut pod, |pod| &mut pod.metadata);
                 (self.write_failures, self.write_at) = (0, None);
                 self.take_pod(Arc::new(pod));
             }

@@ -1,6 +1,7 @@
 //! The real binary, driven by kubectl and kube-rs as a user would. Each test has a cluster of its own.
 
 mod access;
+mod admission;
 mod bad_input;
 mod certificates;
 mod chart;
@@ -23,4 +24,16 @@ mod walkthrough;
 /// A file of `examples/`.
 fn example(path: &str) -> String {
     format!("{}/../../examples/{path}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A file that no `mod` names is compiled by nothing, and its tests run nowhere.
+#[test]
+fn every_file_is_a_module() {
+    let here = format!("{}/tests/e2e", env!("CARGO_MANIFEST_DIR"));
+    for file in std::fs::read_dir(here).expect("the suite's files") {
+        let name = file.expect("a file").file_name().into_string().expect("UTF-8");
+        let Some(name) = name.strip_suffix(".rs").filter(|name| !["main", "lib"].contains(name)) else { continue };
+        let declaration = format!("\nmod {name};");
+        assert!(include_str!("main.rs").contains(&declaration), "{name}.rs is no module of the suite");
+    }
 }
