@@ -4,6 +4,8 @@
 //! may not wrap, `?` is `*`, and `@every 90s` is a schedule. Invariant: what parses here parses there, with the same words if not.
 //! Absent on purpose: the database of time zones, which the caller asks for.
 
+mod next;
+
 /// The minutes at which something happens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Schedule {
@@ -46,31 +48,32 @@ const MONTHS: Bounds = Bounds {
 const WEEKDAYS: Bounds = Bounds { min: 0, max: 6, names: &["sun", "mon", "tue", "wed", "thu", "fri", "sat"] };
 
 impl Schedule {
-    /// Reads a schedule; `load_zone` says what is wrong with the name of a time zone, if something is.
-    pub fn parse(text: &str, load_zone: impl Fn(&str) -> Result<(), String>) -> Result<Self, String> {
+    /// Reads a schedule, and the time zone that it names, which `load_zone` finds or says what is wrong with its name.
+    pub fn parse<Z>(text: &str, load_zone: impl Fn(&str) -> Result<Z, String>) -> Result<(Self, Option<Z>), String> {
         if text.is_empty() {
             return Err("empty spec string".to_owned());
         }
-        let mut text = text;
+        let (mut text, mut named) = (text, None);
         if let Some(rest) = text.strip_prefix("TZ=").or_else(|| text.strip_prefix("CRON_TZ=")) {
             let (zone, spec) = rest.split_once(' ').unwrap_or((rest, ""));
-            load_zone(zone).map_err(|why| format!("provided bad location {zone}: {why}"))?;
+            named = Some(load_zone(zone).map_err(|why| format!("provided bad location {zone}: {why}"))?);
             text = spec.trim();
         }
         if text.starts_with('@') {
-            return descriptor(text);
+            return Ok((descriptor(text)?, named));
         }
         let fields: Vec<&str> = text.split_whitespace().collect();
         let [minutes, hours, days, months, weekdays] = fields[..] else {
             return Err(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
         };
-        Ok(Schedule::Calendar(Calendar {
+        let calendar = Calendar {
             minutes: field(minutes, &MINUTES)?,
             hours: field(hours, &HOURS)?,
             days: field(days, &DAYS)?,
             months: field(months, &MONTHS)?,
             weekdays: field(weekdays, &WEEKDAYS)?,
-        }))
+        };
+        Ok((Schedule::Calendar(calendar), named))
     }
 }
 
@@ -214,7 +217,8 @@ mod tests {
             "UTC" => Ok(()),
             name => Err(format!("unknown time zone {name}")),
         };
-        assert_eq!(Schedule::parse(text, zone), expected.map_err(str::to_owned), "{text}");
+        let parsed = Schedule::parse(text, zone).map(|(schedule, _)| schedule);
+        assert_eq!(parsed, expected.map_err(str::to_owned), "{text}");
     }
 
     fn at(minutes: u64, hours: u64, days: u64, months: u64, weekdays: u64) -> Result<Schedule, &'static str> {
@@ -245,6 +249,9 @@ mod tests {
     #[test]
     fn a_zone_stands_in_front() {
         check("CRON_TZ=UTC @monthly", at(1, 1, 2, ANY[3], ANY[4]));
+        let named = |text| Schedule::parse(text, |name| Ok(name.to_owned())).map(|(_, zone)| zone);
+        assert_eq!(named("TZ=Asia/Tokyo 0 0 * * *"), Ok(Some("Asia/Tokyo".to_owned())));
+        assert_eq!(named("0 0 * * *"), Ok(None));
         check("TZ=Mars 0 0 * * *", Err("provided bad location Mars: unknown time zone Mars"));
     }
 

@@ -25,3 +25,4 @@ pub mod selector;
 pub mod strict;
 pub mod structural;
 pub mod tree;
+pub mod zone;

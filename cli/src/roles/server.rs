@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use rand::SeedableRng;
 use tokio::net::TcpListener;
@@ -281,6 +282,7 @@ fn with_loops(mut running: Running, args: &ServerArgs, cancel: CancellationToken
         node_grace,
         token_signer: running.api.token_key.clone().map(token_signer),
         bootstrap_tokens: args.enable_bootstrap_token_auth,
+        zone: TimeZone::system(),
         ..wharf_controllers::Options::default()
     };
     wharf_controllers::register(&mut manager, &informers, options);

@@ -83,12 +83,20 @@ impl Trigger {
         lister: &Lister<K>,
         keys_of: impl Fn(&Changed<K>) -> Vec<ObjectKey> + Send + 'static,
     ) -> Self {
+        Self::each(lister, move |changed, queue| keys_of(changed).into_iter().for_each(|key| queue.add(key)))
+    }
+
+    /// `wake` adds what it will for a change, now or for later.
+    pub fn each<K: Informed>(
+        lister: &Lister<K>,
+        wake: impl Fn(&Changed<K>, &Queue<ObjectKey>) + Send + 'static,
+    ) -> Self {
         let source = lister.clone();
         let run = move |queue: Queue<ObjectKey>| -> BoxFuture<'static, ()> {
             Box::pin(async move {
                 let mut changes = source.subscribe();
                 while let Some(changed) = changes.next().await {
-                    keys_of(&changed).into_iter().for_each(|key| queue.add(key));
+                    wake(&changed, &queue);
                 }
             })
         };

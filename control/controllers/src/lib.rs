@@ -11,6 +11,7 @@ mod bootstrapsigner;
 mod budget;
 mod call;
 mod clusterroleaggregation;
+mod cronjob;
 mod csr;
 mod deployment;
 mod discovery;
@@ -23,6 +24,7 @@ mod legacytokencleaner;
 mod namespace;
 mod nodeipam;
 mod nodelifecycle;
+mod note;
 mod owners;
 mod podgc;
 mod pods;
@@ -40,7 +42,10 @@ mod volumeprotection;
 use std::sync::Arc;
 
 use jiff::SignedDuration;
+use jiff::tz::TimeZone;
 use wharf_client::{Client, Clock, Informers, Manager, Recorder};
+use wharf_types::k8s::api::apps::v1::ReplicaSet;
+use wharf_types::k8s::api::core::v1::ReplicationController;
 
 pub use csr::{Ask, Authority};
 pub use nodeipam::PodRange;
@@ -81,6 +86,8 @@ pub struct Options {
     pub bootstrap_tokens: bool,
     /// How long a node may be silent.
     pub node_grace: SignedDuration,
+    /// By whose clocks the schedules go that name no time zone.
+    pub zone: TimeZone,
 }
 
 impl Default for Options {
@@ -94,6 +101,7 @@ impl Default for Options {
             token_signer: None,
             bootstrap_tokens: false,
             node_grace: nodelifecycle::GRACE,
+            zone: TimeZone::UTC,
         }
     }
 }
@@ -120,13 +128,17 @@ pub fn register(manager: &mut Manager, watches: &Informers, options: Options) {
         let writer = writer.clone();
         async move { writer.lock().await.run(cancel).await }
     });
-    manager.add(replicaset::ReplicaSets::new(&of("replicaset-controller"), recorder.clone(), clock.clone()), WORKERS);
+    let (sets, controllers) = (of("replicaset-controller"), of("replication-controller"));
+    manager.add(replicaset::Sets::<ReplicaSet>::new(&sets, recorder.clone(), clock.clone()), WORKERS);
+    manager.add(replicaset::Sets::<ReplicationController>::new(&controllers, recorder.clone(), clock.clone()), WORKERS);
     manager.add(deployment::Deployments::new(&of("deployment-controller"), recorder.clone(), clock.clone()), WORKERS);
     manager.add(endpointslice::EndpointSlices::new(&of("endpointslice-controller"), recorder.clone()), WORKERS);
     manager.add(budget::Budgets::new(&of("disruption-controller"), recorder.clone(), clock.clone()), WORKERS);
     let autoscaler = of("horizontal-pod-autoscaler");
     manager.add(hpa::Autoscalers::new(&autoscaler, recorder.clone(), clock.clone()), WORKERS);
     manager.add(job::Jobs::new(&of("job-controller"), recorder.clone(), clock.clone()), WORKERS);
+    let zones = cronjob::Zones { database: jiff::tz::db(), local: options.zone };
+    manager.add(cronjob::CronJobs::new(&of("cronjob-controller"), recorder.clone(), zones, clock.clone()), WORKERS);
     manager.add(ttl::TtlAfterFinished::new(&of("ttl-after-finished-controller"), clock.clone()), WORKERS);
     manager.add(resourcequota::ResourceQuotas::new(&of("resourcequota-controller"), clock.clone()), WORKERS);
     manager.add(volumeprotection::ClaimProtection::new(&of("pvc-protection-controller")), 1);

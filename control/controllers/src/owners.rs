@@ -85,27 +85,50 @@ where
     O: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
 {
+    settle_held(client, owner, claims, None).await
+}
+
+/// As [`settle`], where the owner holds what it has by a finalizer.
+pub async fn settle_held<O, K>(
+    client: &Client,
+    owner: &O,
+    claims: Claims<K>,
+    finalizer: Option<&str>,
+) -> Result<Vec<Arc<K>>, Failed>
+where
+    O: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+{
     let Claims { keep: mut owned, adopt, release } = claims;
     let namespace = owner.meta().namespace.as_deref().unwrap_or_default();
     let owner_uid = owner.meta().uid.as_deref().unwrap_or_default();
     let api = Api::<K>::namespaced(client.clone(), namespace);
     for object in release {
-        let others = object.meta().owner_references.iter().flatten().filter(|other| other.uid != owner_uid);
-        let patched =
-            api.patch(name(&*object), &PatchParams::default(), &owners_patch(object.meta(), others.cloned())).await;
+        let meta = object.meta();
+        let others = meta.owner_references.iter().flatten().filter(|other| other.uid != owner_uid).cloned();
+        let finalizers = finalizer.map(|held| finalizers_but(meta, held));
+        let patched = api.patch(name(&*object), &PatchParams::default(), &owners_patch(meta, others, finalizers)).await;
         gone_is_fine(patched).during("release", name(&*object))?;
     }
     if adopt.is_empty() || !may_adopt(client, owner).await? {
         return Ok(owned);
     }
     for object in adopt {
-        let owners = object.meta().owner_references.iter().flatten().cloned().chain([controller_ref(owner)]);
-        let patched = api.patch(name(&*object), &PatchParams::default(), &owners_patch(object.meta(), owners)).await;
+        let meta = object.meta();
+        let owners = meta.owner_references.iter().flatten().cloned().chain([controller_ref(owner)]);
+        let finalizers =
+            finalizer.map(|held| finalizers_but(meta, held).into_iter().chain([held.to_owned()]).collect());
+        let patch = owners_patch(meta, owners, finalizers);
+        let patched = api.patch(name(&*object), &PatchParams::default(), &patch).await;
         if let Some(adopted) = gone_is_fine(patched).during("adopt", name(&*object))? {
             owned.push(Arc::new(adopted));
         }
     }
     Ok(owned)
+}
+
+fn finalizers_but(meta: &ObjectMeta, held: &str) -> Vec<String> {
+    meta.finalizers.iter().flatten().filter(|finalizer| *finalizer != held).cloned().collect()
 }
 
 /// The owner as the server has it is the same object, and it stays.
@@ -119,14 +142,22 @@ where
     Ok(live.is_some_and(|live| live.metadata.uid == owner.meta().uid && live.metadata.deletion_timestamp.is_none()))
 }
 
-/// Replaces the owners of this very version of the object.
-fn owners_patch(meta: &ObjectMeta, owners: impl Iterator<Item = OwnerReference>) -> Patch<serde_json::Value> {
+/// Replaces the owners of this very version of the object, and the finalizers if they are told.
+fn owners_patch(
+    meta: &ObjectMeta,
+    owners: impl Iterator<Item = OwnerReference>,
+    finalizers: Option<Vec<String>>,
+) -> Patch<serde_json::Value> {
     let owners: Vec<OwnerReference> = owners.collect();
-    Patch::Merge(json!({"metadata": {
+    let mut fields = json!({
         "uid": meta.uid,
         "resourceVersion": meta.resource_version,
         "ownerReferences": owners,
-    }}))
+    });
+    if let Some(finalizers) = finalizers {
+        fields["finalizers"] = json!(finalizers);
+    }
+    Patch::Merge(json!({ "metadata": fields }))
 }
 
 pub fn name(object: &impl Resource) -> &str {

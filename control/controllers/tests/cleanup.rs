@@ -108,8 +108,12 @@ async fn an_owner_that_never_was_is_no_owner() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pods_leave_a_node_that_is_not_ready() {
+async fn pods_leave_a_node_that_is_not_ready_while_another_is() {
     let cluster = Cluster::start().await;
+    let nodes = Api::<Node>::all(cluster.client.clone());
+    // Nothing is ever bound to it.
+    create::<Node>(&nodes, json!({"metadata": {"name": "other"}, "spec": {"unschedulable": true}})).await;
+    report_ready(&nodes, "other", "True").await;
     let mut pod = template("web", "v1");
     pod["metadata"]["name"] = json!("web");
     pod["spec"]["tolerations"] = json!([
@@ -123,9 +127,7 @@ async fn pods_leave_a_node_that_is_not_ready() {
     cluster.wait_one::<Pod>("web", "running", runs).await;
     cluster.wait_one::<Pod>("patient", "running", runs).await;
 
-    let nodes = Api::<Node>::all(cluster.client.clone());
-    let status = json!({"status": {"conditions": [{"type": "Ready", "status": "False", "reason": "KubeletNotReady"}]}});
-    nodes.patch_status(NODE, &PatchParams::default(), &Patch::Merge(status)).await.expect("node status");
+    report_ready(&nodes, NODE, "False").await;
     cluster.wait::<Pod>("the pod evicted", |pods| pods.len() == 1).await;
     let unready = |pod: &Pod| {
         let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
@@ -140,6 +142,38 @@ async fn pods_leave_a_node_that_is_not_ready() {
     };
     let taints = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
     assert!(taints.iter().any(|taint| taint.key == "node.kubernetes.io/not-ready" && taint.effect == "NoExecute"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_pod_leaves_while_no_node_is_ready() {
+    let cluster = Cluster::start().await;
+    let nodes = Api::<Node>::all(cluster.client.clone());
+    create::<Node>(&nodes, json!({"metadata": {"name": "other"}, "spec": {"unschedulable": true}})).await;
+    report_ready(&nodes, "other", "True").await;
+    let evicting = |node: &Node| {
+        let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+        taints.into_iter().flatten().filter(|taint| taint.effect == "NoExecute").count()
+    };
+    let wait = |what: &'static str, name: &'static str, count: usize| {
+        let key = ObjectKey::cluster(name);
+        wait_for(cluster.informers.of::<Node>(), what, move |all| {
+            all.get(&key)
+                .filter(|node| evicting(node) == count && node.spec.as_ref().is_some_and(|spec| spec.taints.is_some()))
+        })
+    };
+    report_ready(&nodes, NODE, "False").await;
+    wait("one node evicts", NODE, 1).await;
+    report_ready(&nodes, "other", "False").await;
+    // It keeps the taint that keeps new pods away.
+    wait("nobody evicts any more", NODE, 0).await;
+    wait("the other is tainted, and keeps its pods", "other", 0).await;
+    report_ready(&nodes, "other", "True").await;
+    wait("the first evicts again, after its pause", NODE, 1).await;
+}
+
+async fn report_ready(nodes: &Api<Node>, name: &str, status: &str) {
+    let status = json!({"status": {"conditions": [{"type": "Ready", "status": status, "reason": "Said"}]}});
+    nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.expect("node status");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

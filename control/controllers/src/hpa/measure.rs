@@ -68,6 +68,9 @@ struct Groups<'a> {
 
 /// The error is in upstream's words.
 pub fn replicas(asked: &Asked<'_>, pods: &[&Pod], samples: &Samples) -> Result<Measured, String> {
+    if pods.is_empty() {
+        return Err(NO_PODS.to_owned());
+    }
     let groups = group(asked, pods, samples);
     let mut known: BTreeMap<&str, i64> = samples.iter().map(|(name, sample)| (name.as_str(), sample.value)).collect();
     known.retain(|name, _| pods.iter().any(|pod| owners::name(*pod) == *name));
@@ -83,8 +86,7 @@ pub fn replicas(asked: &Asked<'_>, pods: &[&Pod], samples: &Samples) -> Result<M
     };
     let (ratio, utilization, average) = usage(asked.target, &known, &requests)?;
     let measured = |replicas: i32| Ok(Measured { replicas, utilization, average });
-    let (below, above) = asked.tolerance;
-    let within = |ratio: f64| (1.0 - below..=1.0 + above).contains(&ratio);
+    let within = |ratio: f64| is_within(asked.tolerance, ratio);
     let with_unready = !groups.unready.is_empty() && ratio > 1.0;
     if !with_unready && groups.missing.is_empty() {
         return measured(if within(ratio) { asked.current } else { whole(ratio * groups.ready as f64) });
@@ -108,6 +110,44 @@ pub fn replicas(asked: &Asked<'_>, pods: &[&Pod], samples: &Samples) -> Result<M
     let wanted = whole(again * known.len() as f64);
     let backwards = (again < 1.0 && wanted > asked.current) || (again > 1.0 && wanted < asked.current);
     measured(if backwards { asked.current } else { wanted })
+}
+
+const NO_PODS: &str = "no pods returned by selector while calculating replica count";
+
+fn is_within((below, above): (f64, f64), ratio: f64) -> bool {
+    (1.0 - below..=1.0 + above).contains(&ratio)
+}
+
+/// How many replicas a value asks for that belongs to no pod, where as much of it as `target` is wanted in all. The error is in
+/// upstream's words.
+pub fn replicas_for_value(
+    value: i64,
+    target: i64,
+    current: i32,
+    tolerance: (f64, f64),
+    pods: &[&Pod],
+) -> Result<i32, String> {
+    let ratio = value as f64 / target.max(1) as f64;
+    if current == 0 {
+        return Ok(whole(ratio));
+    }
+    if is_within(tolerance, ratio) {
+        return Ok(current);
+    }
+    if pods.is_empty() {
+        return Err(format!("unable to calculate ready pods: {NO_PODS}"));
+    }
+    let ready = pods.iter().filter(|pod| pods::phase(pod) == "Running" && pods::is_ready(pod)).count();
+    Ok(whole(ratio * ready as f64))
+}
+
+/// How many replicas a value asks for that belongs to no pod, where each pod is to have `target` of it; and how much of it each
+/// has now.
+pub fn replicas_for_share(value: i64, target: i64, running: i32, tolerance: (f64, f64)) -> (i32, i64) {
+    let (total, target) = (value as f64, target.max(1) as f64);
+    let ratio = total / (target * f64::from(running));
+    let wanted = if is_within(tolerance, ratio) { running } else { whole(total / target) };
+    (wanted, (total / f64::from(running.max(1))).ceil() as i64)
 }
 
 fn whole(replicas: f64) -> i32 {
@@ -278,5 +318,26 @@ mod tests {
         assert_eq!(refused, Err("missing request for cpu in container c of Pod a".to_owned()));
         let average = replicas(&asked(Target::Average(1)), &[&bare], &samples).expect("no request is needed");
         assert_eq!((average.replicas, average.utilization), (1, None));
+    }
+
+    #[test]
+    fn a_value_of_no_pod_is_spread_over_those_that_are_ready() {
+        let made = [pod("a", "running"), pod("b", "running"), pod("c", "pending")];
+        let pods: Vec<&Pod> = made.iter().collect();
+        let spread = |value, current, pods: &[&Pod]| replicas_for_value(value, 100, current, (0.1, 0.1), pods);
+        assert_eq!(spread(150, 3, &pods), Ok(3));
+        assert_eq!(spread(105, 3, &pods), Ok(3), "about as much as is wanted");
+        assert_eq!(spread(250, 0, &[]), Ok(3), "from nothing, the value alone counts");
+        let why = "unable to calculate ready pods: no pods returned by selector while calculating replica count";
+        assert_eq!(spread(250, 1, &[]), Err(why.to_owned()));
+    }
+
+    #[test]
+    fn each_pod_has_its_share_of_a_value_of_no_pod() {
+        let share = |value, running| replicas_for_share(value, 100, running, (0.1, 0.1));
+        assert_eq!(share(450, 3), (5, 150));
+        assert_eq!(share(310, 3), (3, 104));
+        assert_eq!(share(0, 3), (0, 0));
+        assert_eq!(share(50, 0), (1, 50));
     }
 }

@@ -2,12 +2,18 @@
 //!
 //! Level-triggered, but for time: metrics cannot be watched, so each autoscaler is looked at every [`PERIOD`], as upstream does. What
 //! was recommended and done before is remembered in memory alone; after a restart a target shrinks no earlier than its window says.
-//! Source: `k8s.io/kubernetes/pkg/controller/podautoscaler`. Absent on purpose: `Pods`, `Object` and `External` metrics, whose APIs
-//! (`custom.metrics.k8s.io`, `external.metrics.k8s.io`) nobody serves here; they count as metrics that cannot be had.
+//!
+//! - [`wish`]: what all metrics together ask for; [`metric`]: what one does; [`measure`]: the same in numbers, purely.
+//! - [`target`], [`custom`]: what is read of scales and metrics. [`limits`]: what may be done of it.
+//!
+//! Source: `k8s.io/kubernetes/pkg/controller/podautoscaler`.
 
+mod custom;
 mod limits;
 mod measure;
+mod metric;
 mod target;
+mod wish;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -20,24 +26,19 @@ use parking_lot::Mutex;
 use wharf_client::{
     Action, Clock, Error, FENCE_LIMIT, Fences, Informers, Lister, ObjectKey, Reconcile, Recorder, Trigger,
 };
-use wharf_machinery::selector::LabelSelector;
 use wharf_types::k8s::api::autoscaling::v2::{
-    ContainerResourceMetricStatus, HorizontalPodAutoscaler, HorizontalPodAutoscalerCondition,
-    HorizontalPodAutoscalerStatus, MetricSpec, MetricStatus, MetricTarget, MetricValueStatus, ResourceMetricStatus,
+    HorizontalPodAutoscaler, HorizontalPodAutoscalerCondition, HorizontalPodAutoscalerStatus,
 };
 use wharf_types::k8s::api::core::v1::Pod;
-use wharf_types::k8s::apimachinery::pkg::api::resource::Quantity;
 use wharf_types::meta::Time;
 
 use self::limits::Memory;
-use self::measure::{Asked, Measured, Target};
-use self::target::{Scale, Targets};
+use self::target::Targets;
+use self::wish::{Asking, Failure, Told, wish};
 use crate::call::{During as _, gone_is_fine, message};
 
 /// Upstream's `--horizontal-pod-autoscaler-sync-period`.
 const PERIOD: Duration = Duration::from_secs(15);
-/// Upstream's `--horizontal-pod-autoscaler-tolerance`.
-const TOLERANCE: f64 = 0.1;
 
 const ABLE: &str = "AbleToScale";
 const ACTIVE: &str = "ScalingActive";
@@ -54,17 +55,6 @@ pub struct Autoscalers {
     recorder: Recorder,
     clock: Clock,
 }
-
-/// What metrics together ask for.
-struct Wish {
-    replicas: i32,
-    /// The metric that asks for most, as events name it.
-    by: String,
-    statuses: Vec<MetricStatus>,
-}
-
-/// Why there is no wish: a reason, and words.
-type NoWish = (&'static str, String);
 
 impl Autoscalers {
     pub fn new(informers: &Informers, recorder: Recorder, clock: Clock) -> Self {
@@ -114,19 +104,21 @@ impl Autoscalers {
         } else if current < least {
             (least, "Current number of replicas below Spec.MinReplicas".to_owned())
         } else {
-            let wish = match self.wish(key, spec.metrics.as_deref().unwrap_or_default(), scaler, &scale, now).await {
+            let asking = Asking { client: &self.client, targets: &self.targets, pods: &self.pods, now };
+            let Told { outcome, notes, statuses } = wish(&asking, scaler, &scale).await;
+            notes.iter().for_each(|note| note.tell(&self.recorder, scaler));
+            status.current_metrics = Some(statuses).filter(|statuses| !statuses.is_empty());
+            let wish = match outcome {
                 Ok(wish) => wish,
-                Err((reason, text)) => {
-                    self.recorder.warning(scaler, reason, text.clone());
-                    let told = format!("the HPA was unable to compute the replica count: {text}");
-                    tell(status, ACTIVE, false, reason, &told);
+                Err(Failure { reason, text, all }) => {
+                    self.recorder.warning(scaler, "FailedComputeMetricsReplicas", all);
+                    tell(status, ACTIVE, false, reason, &text);
                     status.desired_replicas = current;
                     return Ok(());
                 }
             };
             let found = format!("the HPA was able to successfully calculate a replica count from {}", wish.by);
             tell(status, ACTIVE, true, "ValidMetricFound", &found);
-            status.current_metrics = Some(wish.statuses);
             let why = match wish.replicas > current {
                 true => format!("{} above target", wish.by),
                 false => "All metrics below target".to_owned(),
@@ -159,138 +151,6 @@ impl Autoscalers {
         status.last_scale_time = Some(Time(now));
         Ok(())
     }
-
-    /// The most that any metric asks for. A metric that cannot be had stops shrinking, and everything where there is no other.
-    async fn wish(
-        &self,
-        key: &ObjectKey,
-        metrics: &[MetricSpec],
-        scaler: &HorizontalPodAutoscaler,
-        scale: &Scale,
-        now: Timestamp,
-    ) -> Result<Wish, NoWish> {
-        let selector = LabelSelector::parse(&scale.selector).ok().filter(|_| !scale.selector.is_empty());
-        let selector =
-            selector.ok_or(("InvalidSelector", "the HPA target's scale is missing a selector".to_owned()))?;
-        let mut pods = self.pods.list_in(&key.namespace);
-        let none = std::collections::BTreeMap::new();
-        pods.retain(|pod| selector.matches(pod.metadata.labels.as_ref().unwrap_or(&none)));
-        let pods: Vec<&Pod> = pods.iter().map(|pod| &**pod).collect();
-        let behavior = scaler.spec.behavior.as_ref();
-        let tolerance = |rules: Option<&wharf_types::k8s::api::autoscaling::v2::HPAScalingRules>| {
-            let text = rules.and_then(|rules| rules.tolerance.as_ref());
-            let quantity = text.and_then(|text| text.0.parse::<wharf_machinery::quantity::Quantity>().ok());
-            quantity.map_or(TOLERANCE, |quantity| quantity.as_f64())
-        };
-        let tolerance = (
-            tolerance(behavior.and_then(|behavior| behavior.scale_down.as_ref())),
-            tolerance(behavior.and_then(|behavior| behavior.scale_up.as_ref())),
-        );
-        let (mut best, mut statuses, mut failed): (Option<(i32, String)>, Vec<MetricStatus>, Option<NoWish>) =
-            (None, Vec::new(), None);
-        for metric in metrics {
-            let measured = match asked(metric, scale.replicas, tolerance, now) {
-                Ok(asked) => {
-                    let samples =
-                        target::samples(&self.client, &key.namespace, &scale.selector, asked.resource, asked.container);
-                    let samples = samples.await;
-                    let measured = samples.and_then(|samples| measure::replicas(&asked, &pods, &samples));
-                    let reason = if asked.container.is_some() {
-                        "FailedGetContainerResourceMetric"
-                    } else {
-                        "FailedGetResourceMetric"
-                    };
-                    let what = match asked.target {
-                        Target::Utilization(_) => "utilization",
-                        Target::Average(_) => "value",
-                    };
-                    measured
-                        .map(|measured| (measured, named(&asked, what), status_of(metric, &measured)))
-                        .map_err(|why| (reason, format!("failed to get {} {what}: {why}", asked.resource)))
-                }
-                Err(failed) => Err(failed),
-            };
-            match measured {
-                Ok((measured, name, status)) => {
-                    statuses.push(status);
-                    if best.as_ref().is_none_or(|(most, _)| measured.replicas > *most) {
-                        best = Some((measured.replicas, name));
-                    }
-                }
-                Err(why) => {
-                    failed.get_or_insert(why);
-                }
-            }
-        }
-        match (best, failed) {
-            (Some((replicas, _)), Some((reason, text))) if replicas < scale.replicas => {
-                Err((reason, format!("invalid metrics (1 invalid out of {}), first error is: {text}", metrics.len())))
-            }
-            (Some((replicas, by)), _) => Ok(Wish { replicas, by, statuses }),
-            (None, Some((reason, text))) => {
-                let count = metrics.len();
-                Err((reason, format!("invalid metrics ({count} invalid out of {count}), first error is: {text}")))
-            }
-            (None, None) => Err(("InvalidMetricSourceType", "there are no metrics to scale by".to_owned())),
-        }
-    }
-}
-
-/// What a metric asks of pods.
-fn asked<'a>(metric: &'a MetricSpec, current: i32, tolerance: (f64, f64), now: Timestamp) -> Result<Asked<'a>, NoWish> {
-    let asked = |resource: &'a str, container: Option<&'a str>, target: &MetricTarget| {
-        let average = || target.average_value.as_ref()?.0.parse::<wharf_machinery::quantity::Quantity>().ok();
-        let target = match (target.average_utilization, average()) {
-            (Some(percent), _) => Target::Utilization(percent),
-            (None, Some(quantity)) => Target::Average(quantity.milli_value()),
-            (None, None) => {
-                let text = "invalid resource metric source: neither an average utilization target nor an average value (usage) target was set";
-                return Err(("FailedGetResourceMetric", text.to_owned()));
-            }
-        };
-        Ok(Asked { resource, container, target, current, tolerance, now })
-    };
-    match (&metric.resource, &metric.container_resource) {
-        (Some(source), _) => asked(&source.name, None, &source.target),
-        (_, Some(source)) => asked(&source.name, Some(&source.container), &source.target),
-        _ => {
-            let reason = match metric.type_.as_str() {
-                "Pods" => "FailedGetPodsMetric",
-                "Object" => "FailedGetObjectMetric",
-                "External" => "FailedGetExternalMetric",
-                _ => return Err(("InvalidMetricSourceType", format!("unknown metric source type {:?}", metric.type_))),
-            };
-            Err((reason, "unable to fetch metrics from custom metrics API: no custom metrics API (custom.metrics.k8s.io) registered".to_owned()))
-        }
-    }
-}
-
-/// As events and conditions name a metric.
-fn named(asked: &Asked<'_>, what: &str) -> String {
-    match (asked.container, asked.target) {
-        (None, Target::Utilization(_)) => format!("{} resource {what} (percentage of request)", asked.resource),
-        (None, Target::Average(_)) => format!("{} resource", asked.resource),
-        (Some(container), _) => format!("{} container resource of container {container}", asked.resource),
-    }
-}
-
-fn status_of(metric: &MetricSpec, measured: &Measured) -> MetricStatus {
-    let current = MetricValueStatus {
-        average_utilization: measured.utilization,
-        average_value: Some(Quantity(wharf_machinery::quantity::Quantity::from_millis(measured.average).to_string())),
-        value: None,
-    };
-    let mut status = MetricStatus { type_: metric.type_.clone(), ..MetricStatus::default() };
-    if let Some(source) = &metric.resource {
-        status.resource = Some(ResourceMetricStatus { name: source.name.clone(), current });
-    } else if let Some(source) = &metric.container_resource {
-        status.container_resource = Some(ContainerResourceMetricStatus {
-            name: source.name.clone(),
-            container: source.container.clone(),
-            current,
-        });
-    }
-    status
 }
 
 /// Sets a condition; its time changes with its status alone.

@@ -43,9 +43,8 @@ impl Targets {
     /// The error is in words.
     pub async fn scale(&self, namespace: &str, target: &CrossVersionObjectReference) -> Result<Scale, String> {
         let version = target.api_version.as_deref().unwrap_or("v1");
-        let root = if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };
-        let resource = self.resource(&root, version, &target.kind).await?;
-        let path = format!("{root}/namespaces/{namespace}/{resource}/{}/scale", target.name);
+        let resource = self.plural(version, &target.kind).await?;
+        let path = format!("{}/namespaces/{namespace}/{resource}/{}/scale", root(version), target.name);
         let object: Value = get(&self.client, &path).await.map_err(|error| message(&error))?;
         let number =
             |pointer: &str| object.pointer(pointer).and_then(Value::as_i64).and_then(|it| i32::try_from(it).ok());
@@ -64,8 +63,8 @@ impl Targets {
         self.client.request::<Value>(request).await.map(drop)
     }
 
-    /// The plural of a kind.
-    async fn resource(&self, root: &str, version: &str, kind: &str) -> Result<String, String> {
+    /// The plural of a kind. The error is in words.
+    pub async fn plural(&self, version: &str, kind: &str) -> Result<String, String> {
         let key = (version.to_owned(), kind.to_owned());
         if let Some(known) = self.resources.lock().get(&key) {
             return Ok(known.clone());
@@ -76,7 +75,7 @@ impl Targets {
                 version.split_once('/').map_or("", |(group, _)| group)
             )
         };
-        let listed: Value = get(&self.client, root).await.map_err(|_| missing())?;
+        let listed: Value = get(&self.client, &root(version)).await.map_err(|_| missing())?;
         let resources = listed["resources"].as_array().into_iter().flatten();
         let found = resources
             .filter(|resource| resource["kind"] == kind)
@@ -92,7 +91,11 @@ impl Targets {
     }
 }
 
-async fn get(client: &Client, path: &str) -> Result<Value, kube::Error> {
+fn root(version: &str) -> String {
+    if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") }
+}
+
+pub async fn get(client: &Client, path: &str) -> Result<Value, kube::Error> {
     let request = http::Request::get(path).body(Vec::new()).map_err(kube::Error::HttpError)?;
     client.request(request).await
 }

@@ -5,8 +5,6 @@
 //! Every pod is counted exactly once, across crashes: a finished pod is first noted in `status.uncountedTerminatedPods`, then
 //! loses its finalizer, and is added to a counter only when the view shows it without. The status is written with the
 //! version it was decided on, so a stale step loses the race and runs again.
-//! Absent on purpose: adoption of orphaned pods (only Jobs with a selector of their own could have any), and
-//! `backoffLimitPerIndex`: such a Job runs as if every index shared `backoffLimit`.
 //! Source of the behaviour: `k8s.io/kubernetes/pkg/controller/job`.
 
 mod indexes;
@@ -20,8 +18,10 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
 use serde_json::json;
 use wharf_client::{
-    Action, Clock, Error, FENCE_LIMIT, Fences, Index, Informers, Lister, ObjectKey, Reconcile, Recorder, Trigger,
+    Action, Changed, Clock, Error, FENCE_LIMIT, Fences, Index, Informers, Lister, ObjectKey, Reconcile, Recorder,
+    Trigger,
 };
+use wharf_machinery::selector::LabelSelector;
 use wharf_types::k8s::api::batch::v1::{Job, JobStatus};
 use wharf_types::k8s::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
 
@@ -29,18 +29,21 @@ use crate::batch;
 use crate::call::{self, During as _, Failed, gone_is_fine};
 use crate::{owners, pods};
 use indexes::INDEX;
-use plan::{FINALIZER, Note, Plan, plan};
+use plan::{FAILURES, FINALIZER, Fresh, IGNORED_FAILURES, Plan, plan};
 
-pub use plan::finished_at;
+pub use plan::{COMPLETE, FAILED, end, finished_at};
 
 const CONTROLLER: &str = "kubernetes.io/job-controller";
+/// The label by which a pod names its Job.
+const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 
 pub struct Jobs {
     client: Client,
     jobs: Lister<Job>,
     pods: Lister<Pod>,
-    /// Pods with our finalizer, by their Job's key: also of Jobs that are gone.
+    /// Pods with our finalizer, by their Job's key: also of Jobs that are gone, and those that somebody took from their Job.
     tracked: Index<Pod>,
+    orphans: Index<Pod>,
     fences: Fences<Pod>,
     /// Own status writes: a step on an older version would lose the race.
     written: Fences<Job>,
@@ -57,11 +60,21 @@ impl Jobs {
             written: Fences::new(jobs.clone()),
             jobs,
             tracked: pods.index(|pod| tracked_for(pod).map(|key| key.to_string()).into_iter().collect()),
+            orphans: owners::orphans(&pods),
             fences: Fences::new(pods.clone()),
             pods,
             recorder,
             clock,
         }
+    }
+
+    /// The Job's pods, after orphans that match were adopted and pods that do not were let go.
+    async fn claimed(&self, job: &Job) -> Result<Vec<Arc<Pod>>, Failed> {
+        let Some(selector) = job.spec.as_ref().and_then(|spec| spec.selector.as_ref()) else { return Ok(Vec::new()) };
+        let mut candidates = self.pods.by_owner(job.metadata.uid.as_deref().unwrap_or_default());
+        candidates.extend(self.orphans.get(job.metadata.namespace.as_deref().unwrap_or_default()));
+        let claims = owners::claim(&job.metadata, &LabelSelector::from_meta(selector), candidates);
+        owners::settle_held(&self.client, job, claims, Some(FINALIZER)).await
     }
 
     async fn act(&self, key: &ObjectKey, job: &Job, plan: &Plan) -> Result<(), Failed> {
@@ -76,16 +89,13 @@ impl Jobs {
         created?;
         self.write_status(key, job, &plan.status).await?;
         for note in &plan.notes {
-            match note {
-                Note::Normal(reason, message) => self.recorder.normal(job, reason, message.clone()),
-                Note::Warning(reason, message) => self.recorder.warning(job, reason, message.clone()),
-            }
+            note.tell(&self.recorder, job);
         }
         self.release(key, &plan.release).await
     }
 
-    async fn create(&self, key: &ObjectKey, job: &Job, api: &Api<Pod>, index: Option<i32>) -> Result<(), Failed> {
-        match api.create(&PostParams::default(), &new_pod(job, index)).await {
+    async fn create(&self, key: &ObjectKey, job: &Job, api: &Api<Pod>, fresh: Fresh) -> Result<(), Failed> {
+        match api.create(&PostParams::default(), &new_pod(job, fresh)).await {
             Ok(created) => {
                 self.fences.wrote(key, &created);
                 self.recorder.normal(job, "SuccessfulCreate", format!("Created pod: {}", owners::name(&created)));
@@ -154,15 +164,23 @@ impl Reconcile for Jobs {
     }
 
     fn triggers(&self) -> Vec<Trigger> {
-        vec![Trigger::primary(&self.jobs), Trigger::owned::<Pod, Job>(&self.pods)]
+        let by_selector = self.jobs.clone();
+        let orphan_wakes = move |changed: &Changed<Pod>| match &changed.new {
+            Some(pod) if owners::controller_of(&pod.metadata).is_none() => concerned(&by_selector, pod),
+            _ => Vec::new(),
+        };
+        vec![
+            Trigger::primary(&self.jobs),
+            Trigger::owned::<Pod, Job>(&self.pods),
+            Trigger::mapped(&self.pods, orphan_wakes),
+        ]
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, Error> {
         let current = self.written.open(key);
         let job = self.jobs.get(key);
-        let uid = job.as_ref().and_then(|job| job.metadata.uid.clone());
         let mut left_over = self.tracked.get(&key.to_string());
-        left_over.retain(|pod| !owners::is_controlled_by(&pod.metadata, uid.as_deref().unwrap_or_default()));
+        left_over.retain(|pod| !job.as_ref().is_some_and(|job| counts(job, pod)));
         self.release(key, &left_over).await?;
         let Some(job) = job else {
             self.fences.forget(key);
@@ -177,8 +195,7 @@ impl Reconcile for Jobs {
             return Ok(Action::done());
         }
         let settled = self.fences.open(key);
-        let mut owned = self.pods.by_owner(uid.as_deref().unwrap_or_default());
-        owned.retain(|pod| owners::is_controlled_by(&pod.metadata, uid.as_deref().unwrap_or_default()));
+        let owned = self.claimed(&job).await?;
         let plan = plan(&job, &owned, settled, self.clock.now());
         self.act(key, &job, &plan).await?;
         let fallback = if settled { Action::done() } else { Action::requeue_after(FENCE_LIMIT) };
@@ -186,22 +203,57 @@ impl Reconcile for Jobs {
     }
 }
 
-/// The Job that tracks this pod.
+/// The Job that tracks this pod; of one that nobody controls, the Job that made it.
 fn tracked_for(pod: &Pod) -> Option<ObjectKey> {
-    let tracked = pod.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER);
-    let owner = owners::controller_of(&pod.metadata).filter(|owner| tracked && owner.kind == "Job")?;
-    Some(ObjectKey::new(pod.metadata.namespace.as_deref().unwrap_or_default(), &owner.name))
+    pod.metadata.finalizers.iter().flatten().find(|finalizer| *finalizer == FINALIZER)?;
+    let name = match owners::controller_of(&pod.metadata) {
+        Some(owner) => Some(&owner.name).filter(|_| owner.kind == "Job"),
+        None => pod.metadata.labels.as_ref().and_then(|labels| labels.get(JOB_NAME)),
+    };
+    Some(ObjectKey::new(pod.metadata.namespace.as_deref().unwrap_or_default(), name?))
 }
 
-/// A pod of the Job; with `index`, the one that works on that index and is told so.
-fn new_pod(job: &Job, index: Option<i32>) -> Pod {
+/// Jobs to which this orphan matters: those that select it, and the one that tracked it.
+fn concerned(jobs: &Lister<Job>, pod: &Pod) -> Vec<ObjectKey> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let selecting = jobs.list_in(namespace).into_iter().filter(|job| may_adopt(job, pod));
+    selecting.map(|job| ObjectKey::of(&*job)).chain(tracked_for(pod)).collect()
+}
+
+fn selects(job: &Job, pod: &Pod) -> bool {
+    let selector = job.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    let labels = pod.metadata.labels.as_ref();
+    labels.zip(selector).is_some_and(|(labels, selector)| LabelSelector::from_meta(selector).matches(labels))
+}
+
+/// The pod belongs to nobody, and the Job would have it.
+fn may_adopt(job: &Job, pod: &Pod) -> bool {
+    let stays = job.metadata.deletion_timestamp.is_none() && pod.metadata.deletion_timestamp.is_none();
+    stays && owners::controller_of(&pod.metadata).is_none() && selects(job, pod)
+}
+
+/// The Job will count the pod, or let go of it with its ownership.
+fn counts(job: &Job, pod: &Pod) -> bool {
+    let is_mine = owners::is_controlled_by(&pod.metadata, job.metadata.uid.as_deref().unwrap_or_default());
+    if is_mine { job.metadata.deletion_timestamp.is_none() || selects(job, pod) } else { may_adopt(job, pod) }
+}
+
+/// A pod of the Job; with an index, the one that works on that index and is told so.
+fn new_pod(job: &Job, fresh: Fresh) -> Pod {
     let template = job.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
     let mut pod = pods::from_template(&template, job);
     let finalizers = pod.metadata.finalizers.get_or_insert_default();
     if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
         finalizers.push(FINALIZER.to_owned());
     }
-    let Some(index) = index else { return pod };
+    if let Some(failures) = fresh.failures {
+        let annotations = pod.metadata.annotations.get_or_insert_default();
+        annotations.insert(FAILURES.to_owned(), failures.counted.to_string());
+        if failures.ignored > 0 {
+            annotations.insert(IGNORED_FAILURES.to_owned(), failures.ignored.to_string());
+        }
+    }
+    let Some(index) = fresh.index else { return pod };
     let name = owners::name(job);
     pod.metadata.generate_name = Some(pods::name_prefix(&format!("{name}-{index}")));
     pod.metadata.annotations.get_or_insert_default().insert(INDEX.to_owned(), index.to_string());

@@ -12,11 +12,13 @@ use crate::owners;
 pub enum Outcome {
     Count,
     Ignore,
+    /// It counts, and its index fails with it.
+    FailIndex,
     /// The whole Job fails, with this message.
     FailJob(String),
 }
 
-/// The first rule that matches decides. `FailIndex` needs `backoffLimitPerIndex` and counts as `Count` here.
+/// The first rule that matches decides.
 pub fn outcome(job: &Job, pod: &Pod) -> Outcome {
     let policy = job.spec.as_ref().and_then(|spec| spec.pod_failure_policy.as_ref());
     let rules = policy.map_or(&[][..], |policy| &policy.rules);
@@ -24,6 +26,7 @@ pub fn outcome(job: &Job, pod: &Pod) -> Outcome {
         if let Some(what) = matched(rule, pod) {
             return match rule.action.as_str() {
                 "Ignore" => Outcome::Ignore,
+                "FailIndex" => Outcome::FailIndex,
                 "FailJob" => Outcome::FailJob(format!("{what} matching FailJob rule at index {number}")),
                 _ => Outcome::Count,
             };

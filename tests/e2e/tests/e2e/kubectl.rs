@@ -7,7 +7,7 @@ use wharf_test_support::Cluster;
 use crate::example;
 
 /// Runs each command and looks for its words; one that begins with `!` must fail with them. `_` in a word is a space.
-async fn say(cluster: &Cluster, conversation: &[(&str, &str)]) {
+pub async fn say(cluster: &Cluster, conversation: &[(&str, &str)]) {
     for (command, expected) in conversation {
         let fails = command.starts_with('!');
         let words: Vec<String> =

@@ -6,6 +6,7 @@ mod bad_input;
 mod certificates;
 mod chart;
 mod clients;
+mod controllers;
 mod crash;
 mod definitions;
 mod encryption;
