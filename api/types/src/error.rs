@@ -2,6 +2,8 @@
 //!
 //! Source: `k8s.io/apimachinery/pkg/api/errors`. Every constructor names the HTTP code it stands for.
 
+use std::borrow::Cow;
+
 use crate::field;
 use crate::gvk::{Gvk, Gvr};
 use crate::meta::{ListMeta, Status, StatusCause, StatusDetails};
@@ -12,17 +14,20 @@ use crate::meta::{ListMeta, Status, StatusCause, StatusDetails};
 pub struct ApiError {
     /// The HTTP status code.
     pub code: u16,
-    /// A `metav1.StatusReason`, e.g. `NotFound`.
-    pub reason: &'static str,
+    /// A `metav1.StatusReason`, e.g. `NotFound`; webhooks may have reasons of their own.
+    pub reason: Cow<'static, str>,
     pub message: String,
     pub details: Option<Box<StatusDetails>>,
     /// A token to go on with, where a list's own has expired.
     pub list_meta: Option<Box<ListMeta>>,
+    /// What the answer's `status` says where a webhook wants it to be another word than `Failure`.
+    pub outcome: Option<Box<str>>,
 }
 
 impl ApiError {
-    pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None, list_meta: None }
+    pub fn new(code: u16, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        let (reason, message) = (reason.into(), message.into());
+        Self { code, reason, message, details: None, list_meta: None, outcome: None }
     }
 
     fn about(mut self, resource: &str, group: &str, name: &str) -> Self {
@@ -184,8 +189,8 @@ impl ApiError {
             details: self.details.as_deref().cloned(),
             message: Some(self.message.clone()),
             metadata: self.list_meta.as_deref().cloned().unwrap_or_default(),
-            reason: Some(self.reason.to_owned()).filter(|reason| !reason.is_empty()),
-            status: Some("Failure".to_owned()),
+            reason: Some(self.reason.to_string()).filter(|reason| !reason.is_empty()),
+            status: Some(self.outcome.as_deref().unwrap_or("Failure").to_owned()),
         }
     }
 }

@@ -33,7 +33,7 @@ impl Kubeconfig {
         let now = jiff::Timestamp::now();
         let pki = Pki::open(&self.data.open()?.pki(), now).context("open the cluster's authority")?;
         if let Some(token) = &self.token {
-            print!("{}", kubeconfig::Kubeconfig::by_token(&self.server, pki.ca_pem(), BEARER, token).to_yaml()?);
+            print!("{}", kubeconfig::Kubeconfig::by_token(&self.server, &pki.ca_pem(), BEARER, token).to_yaml()?);
             return Ok(());
         }
         let groups: Vec<&str> = self.group.iter().map(String::as_str).collect();

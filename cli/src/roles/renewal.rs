@@ -1,7 +1,7 @@
-//! Certificates that this process signs for itself, issued anew before they end while it runs.
+//! Certificates that this process signs for itself, its authorities' own among them, issued anew before they end while it runs.
 //!
-//! Invariant: a certificate is due when the next start would issue it anew too ([`Pki::renew_at`]), so a process that runs for years
-//! and one that starts each day show the same. Absent on purpose: the authority, which is looked at when a process starts.
+//! Invariant: a certificate is due when the next start would issue it anew too ([`Pki::renew_at`], [`Pki::renew`]), so a process
+//! that runs for years and one that starts each day show the same.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +34,12 @@ impl Renewal {
     ) -> Result<Self> {
         let due = renew(now).with_context(|| format!("issue {what}"))?;
         Ok(Self { what, due, renew: Box::new(renew) })
+    }
+
+    /// The authority itself.
+    pub fn authority(what: &'static str, now: Timestamp, pki: &Arc<Pki>) -> Result<Self> {
+        let pki = pki.clone();
+        Self::new(what, now, move |now| Ok(pki.renew(now)?))
     }
 
     /// A certificate that TLS shows.
@@ -116,6 +122,26 @@ mod tests {
             assert!(ends > now() + Duration::from_secs(80 * DAY_S), "{ends} at {}", now());
         }
         assert_eq!(issued.lock().len(), 3, "at the start, and each 275 days");
+        task.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_authority_outlives_ten_years_of_one_process() {
+        let root = tempfile::tempdir().expect("temporary directory");
+        let pki = Arc::new(Pki::open(root.path(), at(0)).expect("open"));
+        let (first, published) = (pki.ca_pem(), pki.published());
+        let renewal = Renewal::authority("an authority", at(0), &pki).expect("a first look");
+        let now = clock();
+        let task = tokio::spawn(renewal.keep(now.clone()));
+        tokio::time::sleep(Duration::from_secs((3650 - 365 - 90) * DAY_S - 60)).await;
+        assert_eq!(pki.ca_pem(), first);
+        tokio::time::sleep(Duration::from_secs(2 * 60)).await;
+        assert_ne!(pki.ca_pem(), first);
+        assert_eq!(*published.borrow(), pki.ca_pem());
+        tokio::time::sleep(Duration::from_secs(500 * DAY_S)).await;
+        let leaf = pki.client(&wharf_auth::Identity::node("n1"), now()).expect("it signs");
+        let ends = leaf.expires().expect("an end");
+        assert!(ends > now() + pki::LEAF_LIFETIME - Duration::from_secs(60), "a whole life: {ends} at {}", now());
         task.abort();
     }
 

@@ -164,6 +164,9 @@ pub async fn start(
         (args.service_cidr.address(API_PLACE).into(), args.service_cidr.address(DNS_PLACE).into());
     let front_proxy = Pki::open(&data.pki().join("front-proxy"), now).context("open the front proxy's authority")?;
     let front_proxy = Arc::new(front_proxy);
+    for (what, authority) in [("the cluster's authority", &pki), ("the front proxy's authority", &front_proxy)] {
+        Renewal::authority(what, now, authority)?.spawn(&mut tasks, &cancel);
+    }
     let identities = Identities::open(args, &pki, &mut tasks, &cancel).await?;
     let host = Arc::new(Host::new(Some(components)));
     let admission = Chain::select(&args.enable_admission_plugins, &args.disable_admission_plugins, host)
@@ -200,7 +203,7 @@ pub async fn start(
         Ok(Pki::renew_at(&written.leaf().context("it has no certificate")?)?)
     })?;
     admin.spawn(&mut tasks, &cancel);
-    let authorities = Authorities { clients: pki.ca_pem().to_owned(), front_proxy: front_proxy.ca_pem().to_owned() };
+    let authorities = Authorities { clients: pki.published(), front_proxy: front_proxy.published() };
     let mut running = Running { pki, url, kubeconfig: data.kubeconfig(), dns_ip, api, store, feed, tasks };
     let location = bootstrap::Location { service_ip, services: args.service_cidr, listener: reachable(address) };
     steps.serves.done();
@@ -209,8 +212,13 @@ pub async fn start(
     policy::ensure(&running.api).await.context("write the roles every cluster has")?;
     steps.roles.done();
     if args.enable_bootstrap_token_auth {
-        let joining = bootstrap::joining::ensure(&running.api, running.pki.ca_pem(), &running.url).await;
+        let mut authority = running.pki.published();
+        let ca_pem = authority.borrow_and_update().clone();
+        let joining = bootstrap::joining::ensure(&running.api, &ca_pem, &running.url).await;
         joining.context("write what bootstrap tokens need")?;
+        let keep = bootstrap::joining::keep(running.api.clone(), authority, running.url.clone());
+        let until = cancel.clone();
+        running.tasks.spawn(async move { until.run_until_cancelled(keep).await.unwrap_or_default() });
     }
     running.tasks.spawn(bootstrap::keep(running.api.clone(), location, cancel.clone()));
     running.tasks.spawn(definitions::run(running.api.clone(), cancel.clone()));
@@ -271,7 +279,7 @@ fn with_loops(mut running: Running, args: &ServerArgs, cancel: CancellationToken
     let api = running.api.clone();
     let accounts = Accounts::new(move |name| transport::from_service(api.service_for(account(name))));
     let mut manager = Manager::new();
-    let ca_pem = Some(running.pki.ca_pem().to_owned());
+    let ca_pem = Some(running.pki.published());
     let node_grace = SignedDuration::from_secs(args.node_grace_s.into());
     let authority: Option<Arc<dyn wharf_controllers::Authority>> = Some(Arc::new(Authority(running.pki.clone())));
     let options = wharf_controllers::Options {
@@ -421,7 +429,8 @@ async fn api_server(
     Ok(server)
 }
 
-/// How the API server calls nodes: with a certificate of its own, to certificates of the cluster's authority.
+/// How the API server calls nodes: with a certificate of its own, to certificates of the cluster's authority, which is known by
+/// its name and key and may be issued anew meanwhile.
 fn kubelet_tls(pki: &Pki, shown: Arc<Shown>) -> Result<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(pki.ca_der()?).context("trust the cluster's authority")?;

@@ -24,7 +24,7 @@ pub mod outgoing {
     pub use crate::webhook::{CallError, Clients, FindService, ServiceTarget, Target};
 }
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -109,7 +109,12 @@ pub trait Reader: Send + Sync {
     /// Asks the server's own authorizer.
     async fn authorize(&self, user: &User, attributes: &wharf_auth::Attributes) -> Decision;
 
-    /// The one write that admission makes, to charge a quota: replaces an object's status if the object is still at the
+    /// Makes a namespace as the server itself; one that is there already will do.
+    async fn create_namespace(&self, name: &str) -> Result<(), ApiError> {
+        Err(ApiError::internal(format_args!("nothing here can make namespace {name:?}")))
+    }
+
+    /// A write that admission makes, to charge a quota: replaces an object's status if the object is still at the
     /// version that `object` carries, and is a conflict otherwise.
     async fn replace_status(&self, gvr: &Gvr, object: BoxObject) -> Result<(), ApiError> {
         Err(ApiError::internal(format_args!("nothing here can charge {} {:?}", gvr.group_resource(), object.name())))
@@ -140,10 +145,10 @@ pub trait Plugin: Send + Sync + 'static {
 /// A choice of plugins that makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SelectError {
-    #[error("admission plugin {0:?} is unknown")]
-    Unknown(String),
-    #[error("admission plugin {0:?} is both enabled and disabled")]
-    Both(String),
+    #[error("{flag} plugin {name:?} is unknown")]
+    Unknown { flag: &'static str, name: String },
+    #[error("[{}] in enable-admission-plugins and disable-admission-plugins overlapped", .0.join(" "))]
+    Both(Vec<String>),
     #[error("couldn't init admission plugin {plugin:?}: {why}")]
     Configure { plugin: &'static str, why: String },
 }
@@ -176,13 +181,14 @@ impl Chain {
     /// plugin has, are an error. `host` runs the plugins that are components.
     pub fn select(enable: &[String], disable: &[String], host: Arc<wasm::Host>) -> Result<Self, SelectError> {
         let all = plugins::ordered(&host);
-        for name in enable.iter().chain(disable) {
-            if !all.iter().any(|plugin| plugin.name() == name) {
-                return Err(SelectError::Unknown(name.clone()));
+        for (flag, names) in [("enable-admission-plugins", enable), ("disable-admission-plugins", disable)] {
+            if let Some(name) = names.iter().find(|name| !all.iter().any(|plugin| plugin.name() == *name)) {
+                return Err(SelectError::Unknown { flag, name: name.clone() });
             }
         }
-        if let Some(both) = enable.iter().find(|name| disable.contains(name)) {
-            return Err(SelectError::Both(both.clone()));
+        let both: BTreeSet<&String> = enable.iter().filter(|name| disable.contains(name)).collect();
+        if !both.is_empty() {
+            return Err(SelectError::Both(both.into_iter().cloned().collect()));
         }
         let has = |names: &[String], plugin: &dyn Plugin| names.iter().any(|name| name == plugin.name());
         let is_on = |plugin: &dyn Plugin| {
@@ -303,7 +309,11 @@ mod tests {
     fn plugins_are_chosen_by_name() {
         check(&[], &[], Ok((true, false)));
         check(&["AlwaysPullImages"], &["PodSecurity"], Ok((false, true)));
-        check(&["Odd"], &[], Err("admission plugin \"Odd\" is unknown"));
-        check(&["PodSecurity"], &["PodSecurity"], Err("admission plugin \"PodSecurity\" is both enabled and disabled"));
+        check(&["Odd"], &[], Err("enable-admission-plugins plugin \"Odd\" is unknown"));
+        check(&[], &["Odd"], Err("disable-admission-plugins plugin \"Odd\" is unknown"));
+        let both =
+            "[AlwaysPullImages PodSecurity] in enable-admission-plugins and disable-admission-plugins overlapped";
+        let names = ["PodSecurity", "AlwaysPullImages"];
+        check(&names, &names, Err(both));
     }
 }

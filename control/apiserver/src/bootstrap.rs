@@ -120,7 +120,7 @@ async fn ensure_core(client: &Client, at: Location) -> Result<(), Error> {
 }
 
 /// As the server itself, which may do everything.
-fn client(server: &Arc<ApiServer>) -> Client {
+pub(crate) fn client(server: &Arc<ApiServer>) -> Client {
     Client::new(server.service_for(User::new(IDENTITY, &[MASTERS])), "default")
 }
 

@@ -5,15 +5,20 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use http::{HeaderMap, Response};
 use jiff::Timestamp;
+use kube::Api;
+use kube::api::PostParams;
 use wharf_admission::{Attributes, Managed, Notes, Operation, Reader};
 use wharf_auth::{Decision, User};
 use wharf_cache::{Collection, Entry, Error as CacheError};
 use wharf_machinery::apply::text;
 use wharf_registry::{Asked, Row, Subresource};
 use wharf_store::{Change, Precondition};
+use wharf_types::k8s::api::core::v1::Namespace;
+use wharf_types::meta::ObjectMeta;
 use wharf_types::{ApiError, BoxObject, Gvr};
 
 use crate::audit::Annotations;
+use crate::bootstrap;
 use crate::escalation;
 use crate::managed;
 use crate::options;
@@ -58,7 +63,7 @@ impl Call {
 
     /// What the cache holds under the call's name, in the row's version.
     pub async fn current(&self) -> Result<Option<Arc<Entry>>, ApiError> {
-        match self.collection.get(&self.key()) {
+        match self.collection.read(&self.key()).await.map_err(cache_error)? {
             Some(entry) => versions::served(&self.row, entry).await.map(Some),
             None => Ok(None),
         }
@@ -257,6 +262,20 @@ impl Reader for Cluster<'_> {
 
     async fn authorize(&self, user: &User, attributes: &wharf_auth::Attributes) -> Decision {
         self.0.authorizer.authorize(user, attributes).await
+    }
+
+    /// Through the whole stack, so that the namespace is made as any other.
+    async fn create_namespace(&self, name: &str) -> Result<(), ApiError> {
+        let server = self.0.myself().ok_or_else(|| ApiError::unavailable("the server goes down"))?;
+        let namespaces = Api::<Namespace>::all(bootstrap::client(&server));
+        let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+        let namespace = Namespace { metadata, ..Namespace::default() };
+        match namespaces.create(&PostParams::default(), &namespace).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            Err(kube::Error::Api(status)) => Err(ApiError::new(status.code, status.reason, status.message)),
+            Err(error) => Err(ApiError::internal(error)),
+        }
     }
 
     async fn replace_status(&self, gvr: &Gvr, mut object: BoxObject) -> Result<(), ApiError> {

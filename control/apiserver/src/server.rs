@@ -10,7 +10,7 @@ mod rows;
 use std::collections::HashMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -31,6 +31,7 @@ use wharf_types::{ApiError, Gvr};
 
 pub use self::in_process::InProcessService;
 use self::load::InFlight;
+use self::rows::Unopened;
 use crate::aggregate::{self, Aggregator, FrontProxy};
 use crate::allocate::Allocators;
 use crate::audit::{Auditor, Trail};
@@ -86,6 +87,8 @@ pub struct Options {
 }
 
 pub struct ApiServer {
+    /// For clients of this server in this process.
+    me: Weak<ApiServer>,
     pub table: Arc<Table>,
     pub cache: Arc<Cache>,
     pub admission: Chain,
@@ -107,8 +110,8 @@ pub struct ApiServer {
     pub openapi: openapi::Documents,
     pub definitions: Definitions,
     collections: ArcSwap<HashMap<Gvr, Arc<Collection>>>,
-    /// What is served but for a value that nobody can open now: the key of one, and why.
-    unopened: Mutex<HashMap<Gvr, (String, String)>>,
+    /// What is served in part, for want of a value that nobody can open now.
+    unopened: Mutex<HashMap<Gvr, Unopened>>,
     fairness: Fairness,
     impersonation: Impersonation,
     /// Where flow schemas and priority levels are, once they are served.
@@ -166,7 +169,8 @@ impl ApiServer {
         admission.host().metrics.register(metrics.registry());
         counted.into_iter().for_each(|register| register(metrics.registry()));
         let fairness = Fairness::new(fairness::SEATS, metrics.flow.clone());
-        let server = Arc::new(Self {
+        let server = Arc::new_cyclic(|me| Self {
+            me: me.clone(),
             table,
             cache,
             admission,
@@ -203,6 +207,11 @@ impl ApiServer {
         definitions::restore(&server).await?;
         plugins::restore(&server).await;
         Ok(server)
+    }
+
+    /// The server as its clients in this process hold it; none while it goes down.
+    pub fn myself(&self) -> Option<Arc<Self>> {
+        self.me.upgrade()
     }
 
     /// Has requests recorded from now on; the first call counts.
@@ -343,7 +352,7 @@ impl ApiServer {
             return connect::answer(self, parts, body, query, info, resource, user).await;
         }
         let watcher = connect::websocket::Watcher::of(&mut parts, info)?;
-        let call = self.call(parts, query, info, resource, user)?;
+        let call = self.call(parts, query, info, resource, user).await?;
         if !info.verb.mutates() {
             let answer = run(call, info.verb, Bytes::new(), place).await?;
             return Ok(watcher.into_iter().fold(answer, |answer, watcher| watcher.answer(answer)));
@@ -356,7 +365,7 @@ impl ApiServer {
         finish_regardless(run(call, info.verb, bytes, place)).await
     }
 
-    pub fn call(
+    pub async fn call(
         self: &Arc<Self>,
         parts: Parts,
         query: Query,
@@ -367,15 +376,19 @@ impl ApiServer {
         let route = route::resolve(&self.table, resource, info.verb)?;
         let mut notes = Notes::default();
         notes.warnings.extend(route.row.kind.deprecation().map(ToOwned::to_owned));
+        let collection = match route.row.is_virtual() {
+            // A binding is written to its pod.
+            true => self.collection_of(&binding::pods()),
+            false => self.collection(&route.row),
+        };
+        let collection = match collection {
+            Some(collection) => collection,
+            None => self.glimpse(&route, info.verb, &query).await?,
+        };
         Ok(Call {
             server: self.clone(),
             user,
-            // A binding is written to its pod.
-            collection: match route.row.is_virtual() {
-                true => self.collection_of(&binding::pods()),
-                false => self.collection(&route.row),
-            }
-            .ok_or_else(|| self.unopened(&route.row.gvr, info.verb).unwrap_or_else(ApiError::no_such_path))?,
+            collection,
             row: route.row,
             subresource: route.subresource,
             namespace: route.namespace,

@@ -77,9 +77,10 @@ async fn cluster_with(schemas: Schemas) -> Cluster {
         api.post("/api/v1/namespaces", &json!({"metadata": {"name": name}})).await.expect(201);
     }
     let cancel = CancellationToken::new();
-    let authorities = Authorities { clients: "CLIENTS".to_owned(), front_proxy: "FRONT".to_owned() };
+    let published = |pem: &str| tokio::sync::watch::channel(pem.to_owned()).1;
+    let authorities = Authorities { clients: published("CLIENTS"), front_proxy: published("FRONT") };
     tokio::spawn(availability::keep(api.server.clone(), authorities, cancel.clone()));
-    Cluster { api, address, ca: own.ca_pem().to_owned(), down, cancel }
+    Cluster { api, address, ca: own.ca_pem(), down, cancel }
 }
 
 async fn answer(

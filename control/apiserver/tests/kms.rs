@@ -416,8 +416,12 @@ async fn a_server_starts_without_the_plugin_and_serves_what_that_opens_when_it_i
     let why = "Internal error occurred: got unexpected nil transformer";
     api.get(&format!("{SECRETS}/s")).await.refused(500, "InternalError", why);
     let keyed = format!("Internal error occurred: unable to transform key {AT_REST:?}: got unexpected nil transformer");
-    api.get(SECRETS).await.refused(500, "InternalError", &keyed);
-    api.get("/api/v1/secrets?watch=1").await.refused(500, "InternalError", &keyed);
+    api.get(&format!("{SECRETS}?limit=500")).await.refused(500, "InternalError", &keyed);
+    let waits = format!(
+        "storage is (re)initializing: failed to list *core.Secret: unable to transform key {AT_REST:?}: got unexpected nil transformer"
+    );
+    api.get(SECRETS).await.refused(429, "TooManyRequests", &waits);
+    api.get("/api/v1/secrets?watch=1").await.refused(429, "TooManyRequests", &waits);
     api.post(SECRETS, &json!({"metadata": {"name": "t"}})).await.refused(500, "InternalError", why);
     api.post(CONFIG_MAPS, &config_map("m", &json!({}))).await.expect(201);
     assert!(encrypted.health().is_err_and(|why| why.contains("healthz check for KMS Provider vault")));
@@ -432,6 +436,79 @@ async fn a_server_starts_without_the_plugin_and_serves_what_that_opens_when_it_i
     assert_eq!(api.get(SECRETS).await.expect(200)["items"].as_array().map(Vec::len), Some(1));
     api.post(SECRETS, &json!({"metadata": {"name": "t"}})).await.expect(201);
     assert_eq!(encrypted.health(), Ok(()));
+    second.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_value_that_does_not_open_leaves_the_others_within_reach() {
+    let (world, first) = (World::new(), CancellationToken::new());
+    let file = configuration(&gcm("one", 'A'));
+    let elsewhere = "/api/v1/namespaces/other/secrets";
+    let secret = |name: &str| json!({"metadata": {"name": name}, "stringData": {"password": "hunter2"}});
+    let api = world.server(&world.encrypted(&file), &first).await;
+    for namespace in ["default", "other"] {
+        api.post("/api/v1/namespaces", &json!({"metadata": {"name": namespace}})).await.expect(201);
+    }
+    for (collection, name) in [(SECRETS, "s"), (SECRETS, "t"), (elsewhere, "u")] {
+        api.post(collection, &secret(name)).await.expect(201);
+    }
+    first.cancel();
+    drop(api);
+    let whole = world.inner.get(AT_REST).await.expect("read").expect("there").value;
+    let mut torn = whole.to_vec();
+    *torn.last_mut().expect("bytes") ^= 1;
+    world.inner.commit(AT_REST, Precondition::Any, Change::Put(torn.into())).await.expect("damaged");
+
+    let second = CancellationToken::new();
+    let api = world.server(&world.encrypted(&file), &second).await;
+    let (broken, fine) = (format!("{SECRETS}/s"), format!("{SECRETS}/t"));
+    let why = "Internal error occurred: ";
+    let mut held = api.get(&fine).await.expect(200);
+    api.get(&format!("{fine}?resourceVersion=0")).await.expect(200);
+    held["metadata"]["labels"] = json!({"a": "b"});
+    api.put(&fine, &held).await.expect(200);
+    api.put(&fine, &held).await.refused(409, "Conflict", "the object has been modified");
+    let patched = api.patch(&fine, "merge", &json!({"metadata": {"labels": {"c": "d"}}})).await.expect(200);
+    assert_eq!(patched["metadata"]["labels"], json!({"a": "b", "c": "d"}));
+    api.post(SECRETS, &secret("v")).await.expect(201);
+    api.post(&format!("{SECRETS}?dryRun=All"), &secret("v")).await.refused(409, "AlreadyExists", "");
+    api.delete(&format!("{SECRETS}/v")).await.expect(200);
+    api.get(&format!("{SECRETS}/v")).await.refused(404, "NotFound", "secrets \"v\" not found");
+
+    api.get(&broken).await.refused(500, "InternalError", why);
+    api.put(&broken, &secret("s")).await.refused(500, "InternalError", why);
+    api.post(SECRETS, &secret("s")).await.refused(409, "AlreadyExists", "secrets \"s\" already exists");
+    api.delete(&broken).await.refused(500, "InternalError", why);
+    // The feature gate of the option is off, as it is upstream.
+    let unsafely =
+        json!({"kind": "DeleteOptions", "apiVersion": "v1", "ignoreStoreReadErrorWithClusterBreakingPotential": true});
+    api.delete_with(&broken, &unsafely).await.refused(500, "InternalError", why);
+    api.delete_with(&fine, &unsafely).await.expect(200);
+
+    let named = format!("unable to transform key {AT_REST:?}: ");
+    let limited = |collection: &str| format!("{collection}?limit=500");
+    api.get(&limited(SECRETS)).await.refused(500, "InternalError", &named);
+    assert_eq!(api.get(&limited(elsewhere)).await.expect(200)["items"].as_array().map(Vec::len), Some(1));
+    let waits = format!("storage is (re)initializing: failed to list *core.Secret: {named}");
+    for path in [elsewhere.to_owned(), format!("{elsewhere}?watch=1"), format!("{elsewhere}?limit=5&labelSelector=a")] {
+        let answer = api.get(&path).await;
+        assert_eq!(answer.headers["retry-after"], "1", "{path}");
+        answer.refused(429, "TooManyRequests", &waits);
+    }
+    api.delete(elsewhere).await.expect(200);
+    assert!(world.inner.get("/registry/secrets/other/u").await.expect("read").is_none());
+    api.post(CONFIG_MAPS, &config_map("m", &json!({}))).await.expect(201);
+
+    // Whoever mends the value need not start the server again.
+    world.inner.commit(AT_REST, Precondition::Any, Change::Put(whole)).await.expect("mended");
+    let back = async {
+        while api.get(SECRETS).await.code != 200 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, back).await.expect("it heals");
+    assert_eq!(api.get(SECRETS).await.expect(200)["items"].as_array().map(Vec::len), Some(1));
+    api.get(&broken).await.expect(200);
     second.cancel();
 }
 

@@ -31,6 +31,21 @@ async fn a_refusal_is_told_in_the_webhooks_words_until_the_configuration_is_gone
 }
 
 #[tokio::test]
+async fn a_refusal_keeps_a_reason_that_nobody_else_has() {
+    let status = json!({
+        "message": "come back", "code": 429, "reason": "Siesta", "details": {"retryAfterSeconds": 7, "causes": [{"reason": "Noon"}]},
+    });
+    let answer = json!({"allowed": false, "status": status});
+    let (api, hook) = (Api::admitting().await, Webhook::new(move |_| Reply::Respond(answer.clone())).await);
+    install(&api, VALIDATING, "c", &[hook.entry(json!({}))]).await;
+    let answer = api.post(CONFIG_MAPS, &config_map("a", &json!({}))).await;
+    assert_eq!(answer.headers["retry-after"], "7");
+    let denied = "admission webhook \"hook.example.com\" denied the request: come back";
+    let told = answer.refused(429, "Siesta", denied);
+    assert_eq!(told["details"], status["details"]);
+}
+
+#[tokio::test]
 async fn the_review_says_everything_about_the_request() {
     let (api, hook) = (Api::admitting().await, Webhook::new(|_| allow()).await);
     let rules = json!([{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"], "resources": ["configmaps"]}]);

@@ -30,11 +30,14 @@ pub fn parse(text: &str) -> Option<Duration> {
     if text.is_empty() { None } else { Duration::try_from_secs_f64(seconds).ok() }
 }
 
-/// Of whole milliseconds; what is finer is left out.
+/// Of whole milliseconds, or of nanoseconds; what is finer than that is left out.
 pub fn shown(time: Duration) -> String {
     let millis = time.as_millis();
-    if millis < 1000 {
-        return if millis == 0 { "0s".to_owned() } else { format!("{millis}ms") };
+    match (millis, time.as_nanos()) {
+        (0, nanos @ 1..1000) => return format!("{nanos}ns"),
+        (0, _) => return "0s".to_owned(),
+        (1..1000, _) => return format!("{millis}ms"),
+        _ => {}
     }
     let (hours, minutes) = (millis / 3_600_000, millis / 60_000 % 60);
     let mut seconds = format!("{}.{:03}", millis / 1000 % 60, millis % 1000);
@@ -66,7 +69,7 @@ mod tests {
 
     #[test]
     fn durations_are_shown_as_go_shows_them() {
-        for text in ["0s", "5ms", "1s", "1.5s", "10s", "1m0s", "1h0m0s", "26h3m20s"] {
+        for text in ["0s", "1ns", "5ms", "1s", "1.5s", "10s", "1m0s", "1h0m0s", "26h3m20s"] {
             assert_eq!(shown(parse(text).expect("a duration")), text);
         }
     }

@@ -118,7 +118,7 @@ impl Kubeconfig {
 
     /// A kubeconfig with a new client certificate for `identity`.
     pub fn issue(pki: &Pki, server: &str, identity: &Identity, now: Timestamp) -> Result<Self, Error> {
-        Ok(Self::new(server, pki.ca_pem(), &identity.user, &pki.client(identity, now)?))
+        Ok(Self::new(server, &pki.ca_pem(), &identity.user, &pki.client(identity, now)?))
     }
 
     /// Writes the admin's kubeconfig to `path` unless the one that is there still serves: same server, same authority, same user,

@@ -106,6 +106,22 @@ impl Cache {
         Ok(collection)
     }
 
+    /// A part of a collection that cannot be loaded as a whole, for one request: what is `below` a prefix now, or, without one,
+    /// nothing but keys that are [read](Collection::read) one by one. Later commits do not come to it.
+    pub async fn glimpse(
+        &self,
+        prefix: &str,
+        index: Arc<dyn Index>,
+        below: Option<&str>,
+    ) -> Result<Arc<Collection>, Error> {
+        let scope = below.unwrap_or(prefix).to_owned();
+        let glimpse = Collection::glimpse(scope, index, self.store.clone(), self.applied.clone());
+        if below.is_some() {
+            glimpse.load().await?;
+        }
+        Ok(Arc::new(glimpse))
+    }
+
     /// What is served now, for metrics.
     pub fn collections(&self) -> Vec<Arc<Collection>> {
         self.collections.read().values().cloned().collect()
@@ -265,7 +281,13 @@ impl Cache {
     async fn reload(&self) -> Result<(), Error> {
         let revision = self.store.revision().await?;
         for collection in self.collections() {
-            collection.reload().await?;
+            match collection.reload().await {
+                // One that could never be loaded is loaded when it can be; it does not hold up the others.
+                Err(Error::Store(wharf_store::Error::Transform { key, why })) if !collection.is_loaded() => {
+                    tracing::warn!(key, why, "what is stored cannot be opened");
+                }
+                reloaded => reloaded?,
+            }
         }
         self.applied.advance(revision);
         self.applied.advance_dispatched(revision);

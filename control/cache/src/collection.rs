@@ -31,6 +31,8 @@ pub struct Collection {
     index: Arc<dyn Index>,
     store: Arc<dyn Store>,
     applied: Arc<Applied>,
+    /// False for a glimpse, which no dispatcher knows.
+    fed: bool,
     loaded: OnceCell<()>,
     state: RwLock<State>,
     watchers: Mutex<Watchers>,
@@ -49,13 +51,28 @@ struct State {
 
 impl Collection {
     pub(crate) fn new(prefix: String, index: Arc<dyn Index>, store: Arc<dyn Store>, applied: Arc<Applied>) -> Self {
-        let state =
-            State { objects: Objects::new(), ring: Ring::default(), last: Revision(0), loading: Some(Revision(0)) };
+        Self::of(prefix, index, store, applied, Some(Revision(0)))
+    }
+
+    /// A collection of its own, which no dispatcher changes.
+    pub(crate) fn glimpse(prefix: String, index: Arc<dyn Index>, store: Arc<dyn Store>, applied: Arc<Applied>) -> Self {
+        Self::of(prefix, index, store, applied, None)
+    }
+
+    fn of(
+        prefix: String,
+        index: Arc<dyn Index>,
+        store: Arc<dyn Store>,
+        applied: Arc<Applied>,
+        loading: Option<Revision>,
+    ) -> Self {
+        let state = State { objects: Objects::new(), ring: Ring::default(), last: Revision(0), loading };
         Self {
             prefix,
             index,
             store,
             applied,
+            fed: loading.is_some(),
             loaded: OnceCell::new(),
             state: RwLock::new(state),
             watchers: Mutex::default(),
@@ -70,6 +87,15 @@ impl Collection {
 
     pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
         self.state.read().objects.get(key).cloned()
+    }
+
+    /// What a key holds: as [`get`](Self::get) has it, or, of a glimpse, as the store has it now.
+    pub async fn read(&self, key: &str) -> Result<Option<Arc<Entry>>, Error> {
+        if self.fed {
+            return Ok(self.get(key));
+        }
+        let held = self.store.get(key).await?;
+        Ok(held.map(|held| self.build(held.key, held.revision, &held.value)))
     }
 
     /// How many objects there are.
@@ -156,8 +182,8 @@ impl Collection {
 
     /// The newest revision that the collection accounts for: the cache's, unless the dispatcher is in the middle of a batch.
     fn revision_of(&self, state: &State) -> Revision {
-        // Read under the state's lock: all that is applied up to this mark is in `objects`.
-        state.last.max(self.applied.applied())
+        // Read under the state's lock: all that is applied up to this mark is in `objects`, unless nothing is applied to it.
+        if self.fed { state.last.max(self.applied.applied()) } else { state.last }
     }
 
     pub fn revision(&self) -> Revision {
@@ -255,6 +281,10 @@ impl Collection {
         self.loaded.get_or_try_init(|| self.load()).await.map(|_| ())
     }
 
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.loaded.initialized()
+    }
+
     /// Reads the collection again after history was lost; watchers are told that theirs is gone.
     pub(crate) async fn reload(&self) -> Result<(), Error> {
         self.state.write().loading.get_or_insert(Revision(0));
@@ -265,7 +295,7 @@ impl Collection {
     }
 
     /// Reads every object at one revision, then events from there on until none is left to the load.
-    async fn load(&self) -> Result<(), Error> {
+    pub(crate) async fn load(&self) -> Result<(), Error> {
         for _ in 0..LOAD_TRIES {
             match self.try_load().await {
                 Err(Error::Store(wharf_store::Error::Compacted { .. })) => continue,

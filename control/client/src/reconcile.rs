@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
+use tokio::sync::watch;
 
 use crate::key::ObjectKey;
 use crate::lister::{Informed, Lister};
@@ -114,6 +115,21 @@ impl Trigger {
         run: impl FnOnce(Queue<ObjectKey>) -> BoxFuture<'static, ()> + Send + 'static,
     ) -> Self {
         Self { synced, run: Box::new(run) }
+    }
+
+    /// All `keys`, whenever somebody says something new.
+    pub fn told<T: Send + Sync + 'static>(
+        mut news: watch::Receiver<T>,
+        keys: impl Fn() -> Vec<ObjectKey> + Send + 'static,
+    ) -> Self {
+        let run = move |queue: Queue<ObjectKey>| -> BoxFuture<'static, ()> {
+            Box::pin(async move {
+                while news.changed().await.is_ok() {
+                    keys().into_iter().for_each(|key| queue.add(key));
+                }
+            })
+        };
+        Self { synced: Box::pin(std::future::ready(())), run: Box::new(run) }
     }
 
     /// Every `period`, first at once: the safety net under the watches, or the only cause where nothing can be watched.

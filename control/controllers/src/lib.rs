@@ -43,6 +43,7 @@ use std::sync::Arc;
 
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
+use tokio::sync::watch;
 use wharf_client::{Client, Clock, Informers, Manager, Recorder};
 use wharf_types::k8s::api::apps::v1::ReplicaSet;
 use wharf_types::k8s::api::core::v1::ReplicationController;
@@ -74,8 +75,8 @@ pub struct Options {
     pub clock: Clock,
     /// Whom each controller acts as; `None` is whoever watches, for all of them.
     pub accounts: Option<Accounts>,
-    /// The certificate authority to publish in every namespace; `None` publishes none.
-    pub ca_pem: Option<String>,
+    /// The certificate authority to publish in every namespace, as it is from time to time; `None` publishes none.
+    pub ca_pem: Option<watch::Receiver<String>>,
     /// Signs certificate requests; `None` leaves them to others.
     pub authority: Option<Arc<dyn Authority>>,
     /// The pod addresses to divide among nodes; `None` leaves `spec.podCIDR` to others.

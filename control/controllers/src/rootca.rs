@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use kube::api::PostParams;
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
+use tokio::sync::watch;
 use wharf_client::{Action, Changed, Error, Informers, Lister, ObjectKey, Reconcile, Trigger};
 use wharf_types::k8s::api::core::v1::{ConfigMap, Namespace};
 use wharf_types::meta::ObjectMeta;
@@ -24,18 +25,22 @@ pub struct RootCa {
     client: Client,
     namespaces: Lister<Namespace>,
     config_maps: Lister<ConfigMap>,
-    bundle: BTreeMap<String, String>,
+    ca_pem: watch::Receiver<String>,
 }
 
 impl RootCa {
-    pub fn new(informers: &Informers, ca_pem: String) -> Self {
+    pub fn new(informers: &Informers, ca_pem: watch::Receiver<String>) -> Self {
         Self {
             client: informers.client().clone(),
             namespaces: informers.of(),
             config_maps: informers.selected(SELECTOR),
-            bundle: [(FILE.to_owned(), ca_pem)].into(),
+            ca_pem,
         }
     }
+}
+
+fn bundle(ca_pem: &str) -> BTreeMap<String, String> {
+    [(FILE.to_owned(), ca_pem.to_owned())].into()
 }
 
 #[async_trait]
@@ -49,7 +54,13 @@ impl Reconcile for RootCa {
             let ours = (&*changed.key.name == NAME).then(|| ObjectKey::cluster(&changed.key.namespace));
             ours.into_iter().collect()
         };
-        vec![Trigger::primary(&self.namespaces), Trigger::mapped(&self.config_maps, map_wakes)]
+        let namespaces = self.namespaces.clone();
+        let all = move || namespaces.list().iter().map(|namespace| ObjectKey::cluster(&namespace.name_any())).collect();
+        vec![
+            Trigger::primary(&self.namespaces),
+            Trigger::mapped(&self.config_maps, map_wakes),
+            Trigger::told(self.ca_pem.clone(), all),
+        ]
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, Error> {
@@ -58,7 +69,8 @@ impl Reconcile for RootCa {
         }
         let api = Api::<ConfigMap>::namespaced(self.client.clone(), &key.name);
         let present = self.config_maps.get(&ObjectKey::new(&key.name, NAME));
-        let Some(wanted) = wanted(present.as_deref(), &self.bundle) else { return Ok(Action::done()) };
+        let bundle = bundle(&self.ca_pem.borrow());
+        let Some(wanted) = wanted(present.as_deref(), &bundle) else { return Ok(Action::done()) };
         let written = match present {
             Some(_) => api.replace(NAME, &PostParams::default(), &wanted).await,
             None => api.create(&PostParams::default(), &wanted).await,
@@ -89,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_bundle_is_written_once_and_put_right_when_changed() {
-        let bundle: BTreeMap<String, String> = [(FILE.to_owned(), "PEM".to_owned())].into();
+        let bundle = bundle("PEM");
         let first = wanted(None, &bundle).expect("nothing is there");
         assert_eq!(first.data.as_ref(), Some(&bundle));
         assert_eq!(wanted(Some(&first), &bundle), None);

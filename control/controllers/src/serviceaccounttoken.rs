@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use kube::api::{DeleteParams, PostParams, Preconditions};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
+use tokio::sync::watch;
 use wharf_client::{Action, Changed, Error, Index, Informers, Lister, ObjectKey, Reconcile, Trigger};
 use wharf_types::k8s::ByteString;
 use wharf_types::k8s::api::core::v1::{Secret, ServiceAccount};
@@ -52,11 +53,11 @@ pub struct ServiceAccountTokens {
     /// Accounts by `namespace/secret`, for each that they list.
     by_secret: Index<ServiceAccount>,
     signer: TokenSigner,
-    ca_pem: Option<String>,
+    ca_pem: Option<watch::Receiver<String>>,
 }
 
 impl ServiceAccountTokens {
-    pub fn new(informers: &Informers, signer: TokenSigner, ca_pem: Option<String>) -> Self {
+    pub fn new(informers: &Informers, signer: TokenSigner, ca_pem: Option<watch::Receiver<String>>) -> Self {
         let (secrets, accounts) = (informers.selected::<Secret>(TOKENS), informers.of::<ServiceAccount>());
         let by_account = secrets.index(|secret: &Secret| {
             let namespace = secret.metadata.namespace.as_deref().unwrap_or_default();
@@ -83,7 +84,8 @@ impl ServiceAccountTokens {
     }
 
     async fn fill(&self, secret: &Secret, account: &ServiceAccount, key: &ObjectKey) -> Result<(), Error> {
-        let Some(filled) = filled(secret, account, self.ca_pem.as_deref(), &self.signer)? else { return Ok(()) };
+        let ca_pem = self.ca_pem.as_ref().map(|ca_pem| ca_pem.borrow().clone());
+        let Some(filled) = filled(secret, account, ca_pem.as_deref(), &self.signer)? else { return Ok(()) };
         let api = Api::<Secret>::namespaced(self.client.clone(), &key.namespace);
         match api.replace(&key.name, &PostParams::default(), &filled).await {
             // What came in between wakes this again.
@@ -142,7 +144,13 @@ impl Reconcile for ServiceAccountTokens {
             };
             orphans.iter().map(key).collect()
         };
-        vec![Trigger::mapped(&self.secrets, secret_wakes), Trigger::mapped(&self.accounts, account_wakes)]
+        let mut triggers =
+            vec![Trigger::mapped(&self.secrets, secret_wakes), Trigger::mapped(&self.accounts, account_wakes)];
+        let secrets = self.secrets.clone();
+        let key = |secret: &Arc<Secret>| ObjectKey::new(&secret.namespace().unwrap_or_default(), &secret.name_any());
+        let all = move || secrets.list().iter().map(key).collect();
+        triggers.extend(self.ca_pem.clone().map(|ca_pem| Trigger::told(ca_pem, all)));
+        triggers
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, Error> {

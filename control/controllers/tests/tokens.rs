@@ -8,14 +8,17 @@ use serde_json::json;
 use support::{Cluster, create, wait_for};
 use wharf_client::ObjectKey;
 use wharf_controllers::TokenSigner;
-use wharf_types::k8s::api::core::v1::{ConfigMap, Secret, ServiceAccount};
+use wharf_types::k8s::api::core::v1::{ConfigMap, Namespace, Secret, ServiceAccount};
 
-async fn cluster() -> Cluster {
-    let signer = TokenSigner::new(|account, secret| {
+fn signer() -> TokenSigner {
+    TokenSigner::new(|account, secret| {
         let text = |name: &Option<String>| name.clone().unwrap_or_default();
         Ok(format!("{}/{}", text(&account.metadata.name), text(&secret.metadata.name)))
-    });
-    Cluster::with(|told| (told.token_signer, told.bootstrap_tokens) = (Some(signer), true)).await
+    })
+}
+
+async fn cluster() -> Cluster {
+    Cluster::with(|told| (told.token_signer, told.bootstrap_tokens) = (Some(signer()), true)).await
 }
 
 fn text(secret: &Secret, key: &str) -> String {
@@ -63,6 +66,27 @@ async fn a_secret_for_a_token_is_filled_and_goes_with_its_account() {
     cluster.wait::<Secret>("the secret gone with its account", |all| all.is_empty()).await;
     create(&secrets, token("late", "nobody")).await;
     cluster.wait::<Secret>("a secret for nobody gone", |all| all.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_authority_that_was_issued_anew_comes_to_every_namespace_and_token() {
+    let (authority, published) = tokio::sync::watch::channel("OLD".to_owned());
+    let cluster = Cluster::with(|told| (told.token_signer, told.ca_pem) = (Some(signer()), Some(published))).await;
+    create(&cluster.api::<ServiceAccount>(), json!({"metadata": {"name": "bot"}})).await;
+    create(&cluster.api::<Secret>(), token("one", "bot")).await;
+    let namespaces = Api::<Namespace>::all(cluster.client.clone());
+    create(&namespaces, json!({"metadata": {"name": "team"}})).await;
+    for pem in ["OLD", "NEW"] {
+        authority.send_replace(pem.to_owned());
+        for namespace in ["default", "team"] {
+            let key = ObjectKey::new(namespace, "kube-root-ca.crt");
+            wait_for(cluster.informers.of::<ConfigMap>(), "the authority", move |all| {
+                (all.get(&key)?.data.as_ref()?.get("ca.crt")? == pem).then_some(())
+            })
+            .await;
+        }
+        cluster.wait_one::<Secret>("one", "the authority", move |secret| text(secret, "ca.crt") == pem).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

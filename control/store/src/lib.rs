@@ -93,7 +93,8 @@ pub struct Page {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The precondition did not hold; carries what the key held, and the store's revision when it was looked at.
+    /// The precondition did not hold; carries what the key held, and the store's revision when it was looked at. What cannot
+    /// be opened is not carried where the key should have been absent.
     #[error("precondition failed")]
     Precondition { current: Option<Versioned>, revision: Revision },
     /// The revision asked for is older than the history that is kept.

@@ -28,7 +28,7 @@ mod runtime;
 mod terminal;
 mod toolbox;
 
-pub use code_cache::CodeCache;
+pub use code_cache::{CODE_MAX_BYTES, CodeCache};
 pub use image::{ArtifactFile, Artifacts};
 pub use runtime::{Options, WasmRuntime};
 pub use toolbox::TOOLS;

@@ -6,11 +6,13 @@ pub mod cluster;
 pub mod http;
 pub mod joined;
 pub mod kubectl;
+pub mod registry;
 pub mod sim_node;
 pub mod slot;
 pub mod wait;
 
 pub use cluster::{Cluster, Options, Role};
 pub use joined::JoinedNode;
+pub use registry::GuardedRegistry;
 pub use sim_node::SimNode;
 pub use wait::{DEADLINE, eventually};

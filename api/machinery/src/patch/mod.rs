@@ -93,7 +93,7 @@ mod tests {
     fn errors_have_the_status_that_upstream_answers_with() {
         let check = |error: Error, code, reason| {
             let status = ApiError::from(error);
-            assert_eq!((status.code, status.reason), (code, reason));
+            assert_eq!((status.code, &*status.reason), (code, reason));
         };
         check(Error::Malformed(String::new()), 400, "BadRequest");
         check(Error::TooManyOperations(20_000), 413, "RequestEntityTooLarge");

@@ -203,7 +203,7 @@ mod tests {
         let (plugin, start) = (plugin(limits).expect("a configuration"), Instant::now());
         for (index, (after_ms, event, expected)) in events.iter().enumerate() {
             let verdict = plugin.check(event, start + Duration::from_millis(*after_ms)).err();
-            let got = verdict.as_ref().map(|error| (error.code, error.reason, error.message.as_str()));
+            let got = verdict.as_ref().map(|error| (error.code, &*error.reason, error.message.as_str()));
             assert_eq!(got, expected.map(|why| (429, "TooManyRequests", why)), "event {index}");
         }
     }

@@ -139,7 +139,7 @@ const MUTATION: &str = "Invalid";
 fn refusal(write: &Attributes, failures: Vec<Failed>) -> ApiError {
     let mut error = write.forbidden("");
     if let Some(first) = failures.first() {
-        (error.message, error.reason) = (first.message.clone(), first.reason);
+        (error.message, error.reason) = (first.message.clone(), first.reason.into());
     }
     let cause = |failed: Failed| StatusCause { message: Some(failed.message), ..StatusCause::default() };
     let causes = error.details.get_or_insert_default().causes.get_or_insert_default();

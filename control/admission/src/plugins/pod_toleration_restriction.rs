@@ -1,25 +1,45 @@
 //! Adds the tolerations that a pod's namespace gives by default, and holds its pods to those that it allows. Off by default.
 //!
-//! Source: `plugin/pkg/admission/podtolerationrestriction`. Absent: the configuration file with lists for the whole cluster.
+//! Source: `plugin/pkg/admission/podtolerationrestriction`. The configuration has both lists for namespaces that say nothing;
+//! absent is a check of what it lists.
 
 use async_trait::async_trait;
+use serde::Deserialize;
+use serde_yaml::Value;
 use wharf_machinery::pod_resources::is_best_effort;
 use wharf_types::k8s::api::core::v1::{Pod, Toleration};
 use wharf_types::{ApiError, Gvr};
 
+use crate::config::{self, Load};
 use crate::{Attributes, Notes, Operation, Plugin, Reader};
 
+const VERSIONS: [&str; 1] = ["podtolerationrestriction.admission.k8s.io/v1alpha1"];
 const NAMESPACES: Gvr = super::core_v1("namespaces");
 const DEFAULTS: &str = "scheduler.alpha.kubernetes.io/defaultTolerations";
 const ALLOWED: &str = "scheduler.alpha.kubernetes.io/tolerationsWhitelist";
 const MEMORY_PRESSURE: &str = "node.kubernetes.io/memory-pressure";
 
-pub struct PodTolerationRestriction;
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PodTolerationRestriction {
+    /// What pods are given in namespaces that name nothing.
+    default: Vec<Toleration>,
+    /// What pods may have in namespaces that name nothing; all where it is empty.
+    #[serde(rename = "whitelist")]
+    allowed: Vec<Toleration>,
+}
 
 #[async_trait]
 impl Plugin for PodTolerationRestriction {
     fn name(&self) -> &'static str {
         "PodTolerationRestriction"
+    }
+
+    fn configure(&mut self, part: Option<&Value>, _: &Load<'_>) -> Result<(), String> {
+        if let Some(part) = part {
+            *self = config::read(part, &VERSIONS, "Configuration")?;
+        }
+        Ok(())
     }
 
     fn handles(&self, operation: Operation) -> bool {
@@ -31,7 +51,7 @@ impl Plugin for PodTolerationRestriction {
             return Ok(());
         }
         let given = match write.operation {
-            Operation::Create => annotated(write, cluster, DEFAULTS)?.unwrap_or_default(),
+            Operation::Create => annotated(write, cluster, DEFAULTS)?.unwrap_or_else(|| self.default.clone()),
             _ => Vec::new(),
         };
         let Some(pod) = write.new_as_mut::<Pod>() else { return Ok(()) };
@@ -59,18 +79,22 @@ impl Plugin for PodTolerationRestriction {
         if held.is_empty() {
             return Ok(());
         }
-        let Some(allowed) = annotated(write, cluster, ALLOWED)?.filter(|allowed| !allowed.is_empty()) else {
-            return Ok(());
+        let (allowed, scope) = match annotated(write, cluster, ALLOWED)? {
+            Some(allowed) => (allowed, "namespace"),
+            None => (self.allowed.clone(), "cluster"),
         };
+        if allowed.is_empty() {
+            return Ok(());
+        }
         // What this plugin itself gives needs no leave.
         let own = |toleration: &Toleration| {
             toleration.key.as_deref() == Some(MEMORY_PRESSURE) && toleration.operator.as_deref() == Some("Exists")
         };
         match held.iter().all(|it| own(it) || allowed.iter().any(|allowed| covers(allowed, it))) {
             true => Ok(()),
-            false => Err(write.forbidden(
-                "pod tolerations (possibly merged with namespace default tolerations) conflict with its namespace whitelist",
-            )),
+            false => Err(write.forbidden(format_args!(
+                "pod tolerations (possibly merged with namespace default tolerations) conflict with its {scope} whitelist"
+            ))),
         }
     }
 }
@@ -116,27 +140,53 @@ mod tests {
     use serde_json::{Value, json};
     use wharf_types::k8s::api::core::v1::Namespace;
 
-    async fn check(tolerations: Value, expected: Result<usize, ()>) {
-        let annotations = json!({
-            DEFAULTS: r#"[{"key": "team", "operator": "Equal", "value": "a", "effect": "NoSchedule"}]"#,
-            ALLOWED: r#"[{"key": "team", "operator": "Exists"}]"#,
-        });
+    /// How many tolerations a pod ends up with, or whose list is against it.
+    async fn check(
+        plugin: &PodTolerationRestriction,
+        annotations: Value,
+        tolerations: Value,
+        expected: Result<usize, &str>,
+    ) {
         let namespace: Namespace = json(json!({"metadata": {"name": "default", "annotations": annotations}}));
         let cluster = Cluster::default().with("namespaces", namespace);
         let pod: Pod = json(
             json!({"metadata": {"name": "web", "namespace": "default"}, "spec": {"containers": [], "tolerations": tolerations}}),
         );
         let mut write = write(Operation::Create, "pods", pod);
-        let verdict = run(&PodTolerationRestriction, &mut write, &cluster).await;
+        let verdict = run(plugin, &mut write, &cluster).await;
         let spec = write.new_as::<Pod>().and_then(|pod| pod.spec.clone()).expect("spec");
         let count = spec.tolerations.unwrap_or_default().len();
-        assert_eq!(verdict.map(|()| count).map_err(drop), expected);
+        let expected = expected.map_err(|scope| {
+            format!("pods \"web\" is forbidden: pod tolerations (possibly merged with namespace default tolerations) conflict with its {scope} whitelist")
+        });
+        assert_eq!(verdict.map(|()| count).map_err(|error| error.message), expected);
+    }
+
+    fn annotations() -> Value {
+        json!({
+            DEFAULTS: r#"[{"key": "team", "operator": "Equal", "value": "a", "effect": "NoSchedule"}]"#,
+            ALLOWED: r#"[{"key": "team", "operator": "Exists"}]"#,
+        })
     }
 
     #[tokio::test]
     async fn pods_tolerate_what_their_namespace_gives_and_allows() {
-        check(json!([]), Ok(1)).await;
-        check(json!([{"key": "team", "operator": "Exists"}]), Ok(1)).await;
-        check(json!([{"key": "gpu", "operator": "Exists"}]), Err(())).await;
+        let plugin = PodTolerationRestriction::default();
+        check(&plugin, annotations(), json!([]), Ok(1)).await;
+        check(&plugin, annotations(), json!([{"key": "team", "operator": "Exists"}]), Ok(1)).await;
+        check(&plugin, annotations(), json!([{"key": "gpu", "operator": "Exists"}]), Err("namespace")).await;
+        check(&plugin, json!({}), json!([{"key": "gpu", "operator": "Exists"}]), Ok(1)).await;
+    }
+
+    #[tokio::test]
+    async fn the_cluster_speaks_for_namespaces_that_say_nothing() {
+        let text = "{apiVersion: podtolerationrestriction.admission.k8s.io/v1alpha1, kind: Configuration,
+            default: [{key: zone, operator: Exists}], whitelist: [{key: zone, operator: Exists}, {key: a, operator: Exists}]}";
+        let mut plugin = PodTolerationRestriction::default();
+        plugin.configure(serde_yaml::from_str(text).ok().as_ref(), &|_| Ok(String::new())).expect("a configuration");
+        check(&plugin, json!({}), json!([{"key": "a", "operator": "Exists"}]), Ok(2)).await;
+        check(&plugin, json!({}), json!([{"key": "gpu", "operator": "Exists"}]), Err("cluster")).await;
+        check(&plugin, annotations(), json!([{"key": "a", "operator": "Exists"}]), Err("namespace")).await;
+        check(&plugin, json!({ALLOWED: "[]"}), json!([{"key": "gpu", "operator": "Exists"}]), Ok(2)).await;
     }
 }

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use wharf_auth::{Attributes as Asked, Decision, User};
 use wharf_registry::{Row, Subresource, Table, builtin};
+use wharf_types::k8s::api::core::v1::Namespace;
 use wharf_types::{AnyObject, ApiError, BoxObject, Gvr, KubeObject};
 
 use crate::{Attributes, Notes, Operation, Plugin, Reader};
@@ -59,6 +60,12 @@ impl Reader for Cluster {
         let resource = if subresource.is_empty() { resource.clone() } else { format!("{resource}/{subresource}") };
         let right = format!("{} {verb} {group}/{resource} {name}", user.name);
         if self.rights.contains(&right) { Decision::Allow(String::new()) } else { Decision::NoOpinion(String::new()) }
+    }
+
+    async fn create_namespace(&self, name: &str) -> Result<(), ApiError> {
+        let namespace = json::<Namespace>(serde_json::json!({"metadata": {"name": name}}));
+        self.objects.lock().push((row("namespaces").gvr.clone(), Box::new(namespace)));
+        Ok(())
     }
 
     async fn replace_status(&self, gvr: &Gvr, mut object: BoxObject) -> Result<(), ApiError> {

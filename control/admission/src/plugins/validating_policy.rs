@@ -127,7 +127,7 @@ impl Denial<'_> {
         let by = binding.map(|binding| format!(" with binding '{binding}'")).unwrap_or_default();
         let message = format!("ValidatingAdmissionPolicy '{policy}'{by} denied request: {message}");
         let mut error = write.forbidden(&message);
-        (error.reason, error.code) = reason;
+        (error.reason, error.code) = (reason.0.into(), reason.1);
         let cause = StatusCause { message: Some(message), ..StatusCause::default() };
         error.details.get_or_insert_default().causes.get_or_insert_default().push(cause);
         error

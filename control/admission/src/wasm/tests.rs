@@ -111,7 +111,7 @@ async fn a_plugin_denies_in_its_own_words() {
         (json!({"deny": "not today", "code": 422, "reason": "Invalid"}), (422, "Invalid")),
     ] {
         let error = World::of(vec![denies(what)]).await.create().await.0.expect_err("a refusal");
-        assert_eq!((error.code, error.reason), expected);
+        assert_eq!((error.code, &*error.reason), expected);
         assert_eq!(error.message, "admission plugin \"p\" denied the request: not today");
     }
 }
@@ -173,7 +173,7 @@ async fn the_request_says_everything_about_the_write() {
 /// What a plugin that fails does to a write, under either failure policy.
 #[track_caller]
 fn check_words(error: &ApiError, message: &str) {
-    assert_eq!((error.code, error.reason), (500, "InternalError"));
+    assert_eq!((error.code, &*error.reason), (500, "InternalError"));
     let begins = format!("Internal error occurred: failed calling admission plugin \"p\": {message}");
     assert!(error.message.starts_with(&begins), "{} does not begin with {begins}", error.message);
 }

@@ -23,7 +23,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::Value;
-use wharf_types::meta::Status;
+use wharf_types::meta::{ListMeta, Status};
 use wharf_types::{ApiError, Gvr};
 
 use crate::hooks::{Asker, Refusal};
@@ -103,67 +103,65 @@ async fn post(hook: &Hook, clients: &Clients, cluster: &dyn Reader, review: Byte
     clients.post(&target, &find, review).await
 }
 
-/// The webhook's own status, in words that name it (`ToStatusErr`).
+/// The webhook's own status, in words that name it; whatever else it says is passed on (`ToStatusErr`).
 fn denied(hook: &str, status: Status) -> ApiError {
     let by = format!("admission webhook {hook:?} denied the request");
-    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-    let reason = given(&status.reason);
-    let message = match given(&status.message).or_else(|| reason.clone()) {
+    let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let reason = given(status.reason);
+    let message = match given(status.message).or_else(|| reason.clone()) {
         Some(why) => format!("{by}: {why}"),
         None => format!("{by} without explanation"),
     };
+    // A refusal is never told as a success.
     let code = status.code.and_then(|code| u16::try_from(code).ok()).filter(|code| *code >= 400).unwrap_or(400);
-    let mut error = ApiError::new(code, known(reason.as_deref().unwrap_or_default()), message);
+    let outcome = given(status.status).filter(|outcome| outcome != "Success" && outcome != "Failure");
+    let mut error = ApiError::new(code, reason.unwrap_or_default(), message);
     error.details = status.details.map(Box::new);
+    error.list_meta = Some(Box::new(status.metadata)).filter(|metadata| **metadata != ListMeta::default());
+    error.outcome = outcome.map(String::into_boxed_str);
     error
-}
-
-/// Reasons that a status may have: upstream's.
-const REASONS: &[&str] = &[
-    "AlreadyExists",
-    "BadRequest",
-    "Conflict",
-    "Expired",
-    "Forbidden",
-    "Gone",
-    "InternalError",
-    "Invalid",
-    "MethodNotAllowed",
-    "NotAcceptable",
-    "NotFound",
-    "RequestEntityTooLarge",
-    "ServerTimeout",
-    "ServiceUnavailable",
-    "StoreReadError",
-    "Timeout",
-    "TooManyRequests",
-    "Unauthorized",
-    "UnsupportedMediaType",
-];
-
-/// A reason that nobody knows is left out: the message has it where it is all there is.
-pub(crate) fn known(reason: &str) -> &'static str {
-    REASONS.iter().find(|known| **known == reason).copied().unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
+    /// What comes of the status of a denial, as its answer is read.
     #[track_caller]
-    fn check(status: serde_json::Value, expected: (u16, &str, &str)) {
+    fn check(status: Value, expected: (u16, &str, &str)) {
         let error = denied("a.example.com", serde_json::from_value(status).expect("a status"));
-        assert_eq!((error.code, error.reason, error.message.as_str()), expected);
+        assert_eq!((error.code, &*error.reason, error.message.as_str()), expected);
     }
 
     #[test]
     fn a_denial_names_the_webhook_and_keeps_its_words() {
         let by = "admission webhook \"a.example.com\" denied the request";
-        check(serde_json::json!({}), (400, "", &format!("{by} without explanation")));
-        check(
-            serde_json::json!({"message": "no", "code": 403, "reason": "Forbidden"}),
-            (403, "Forbidden", &format!("{by}: no")),
-        );
-        check(serde_json::json!({"reason": "Odd", "code": 200}), (400, "", &format!("{by}: Odd")));
+        check(json!({}), (400, "", &format!("{by} without explanation")));
+        check(json!({"message": "no", "code": 403, "reason": "Forbidden"}), (403, "Forbidden", &format!("{by}: no")));
+        check(json!({"message": "no", "code": 499, "reason": "Odd"}), (499, "Odd", &format!("{by}: no")));
+        check(json!({"reason": "Odd", "code": 399}), (400, "Odd", &format!("{by}: Odd")));
+        check(json!({"status": "Success", "code": 200}), (400, "", &format!("{by} without explanation")));
+    }
+
+    #[test]
+    fn what_else_a_denial_says_is_passed_on() {
+        let details = json!({"kind": "pods", "retryAfterSeconds": 7, "causes": [{"reason": "Odd", "field": "spec"}]});
+        let sent = json!({
+            "status": "custom", "metadata": {"continue": "c"}, "code": 429, "reason": "Mine", "message": "no", "details": details,
+        });
+        let mut told =
+            serde_json::to_value(denied("a", serde_json::from_value(sent.clone()).expect("a status")).status());
+        let told = told.as_mut().expect("JSON");
+        assert_eq!(told["message"], "admission webhook \"a\" denied the request: no");
+        told["message"] = json!("no");
+        for field in ["status", "metadata", "code", "reason", "message", "details"] {
+            assert_eq!(told[field], sent[field], "{field}");
+        }
+        for status in [json!("Success"), json!(""), Value::Null] {
+            let error = denied("a", serde_json::from_value(json!({"status": status})).expect("a status"));
+            assert_eq!(error.status().status.as_deref(), Some("Failure"), "{status}");
+        }
     }
 }

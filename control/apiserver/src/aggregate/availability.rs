@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use futures::stream;
+use futures::stream::{self, BoxStream};
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use jiff::Timestamp;
@@ -21,6 +21,7 @@ use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::watcher;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wharf_auth::{MASTERS, User};
 use wharf_types::meta::{ObjectMeta, Time};
@@ -46,11 +47,17 @@ const DOCUMENT_MAX: usize = 16 << 20;
 
 const AVAILABLE: &str = "Available";
 
-/// The authorities that extension servers trust, in PEM.
-#[derive(Clone, Debug, Default)]
+/// The authorities that extension servers trust, in PEM, as they are from time to time; an empty one is none.
+#[derive(Clone, Debug)]
 pub struct Authorities {
-    pub clients: String,
-    pub front_proxy: String,
+    pub clients: watch::Receiver<String>,
+    pub front_proxy: watch::Receiver<String>,
+}
+
+/// An item for each time that somebody says something new.
+fn news<T: Send + Sync + 'static>(told: &watch::Receiver<T>) -> BoxStream<'static, ()> {
+    let next = |mut told: watch::Receiver<T>| async move { told.changed().await.ok().map(|()| ((), told)) };
+    stream::unfold(told.clone(), next).boxed()
 }
 
 /// Until `cancel`.
@@ -58,7 +65,8 @@ pub async fn keep(server: Arc<ApiServer>, authorities: Authorities, cancel: Canc
     let client = Client::new(server.service_for(User::new(bootstrap::IDENTITY, &[MASTERS])), "default");
     let trust: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-system");
     let by_name = watcher::Config::default().fields(&format!("metadata.name={TRUST}"));
-    let trusted = bootstrap::pokes(trust.clone(), by_name).for_each(async |()| {
+    let pokes = [bootstrap::pokes(trust.clone(), by_name), news(&authorities.clients), news(&authorities.front_proxy)];
+    let trusted = stream::select_all(pokes).for_each(async |()| {
         let wanted = trust_map(&authorities);
         if let Err(error) = bootstrap::settle(&trust, wanted, |held, wanted| held.data == wanted.data).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "keep what extension servers trust");
@@ -295,10 +303,12 @@ const TRUST: &str = "extension-apiserver-authentication";
 /// How an extension server knows this server and its clients.
 fn trust_map(authorities: &Authorities) -> ConfigMap {
     let list = |names: &[&str]| json!(names).to_string();
-    let mut data = BTreeMap::from([("client-ca-file".to_owned(), authorities.clients.clone())]);
-    if !authorities.front_proxy.is_empty() {
+    let said = |authority: &watch::Receiver<String>| authority.borrow().clone();
+    let front_proxy = said(&authorities.front_proxy);
+    let mut data = BTreeMap::from([("client-ca-file".to_owned(), said(&authorities.clients))]);
+    if !front_proxy.is_empty() {
         data.extend([
-            ("requestheader-client-ca-file".to_owned(), authorities.front_proxy.clone()),
+            ("requestheader-client-ca-file".to_owned(), front_proxy),
             ("requestheader-allowed-names".to_owned(), list(&["front-proxy-client"])),
             ("requestheader-username-headers".to_owned(), list(&["X-Remote-User"])),
             ("requestheader-uid-headers".to_owned(), list(&["X-Remote-Uid"])),

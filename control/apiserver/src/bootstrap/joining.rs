@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use kube::api::Api;
+use tokio::sync::watch;
 use wharf_auth::{ANONYMOUS, NODES};
 use wharf_types::meta::ObjectMeta;
 
@@ -22,6 +24,8 @@ const CLUSTER_INFO: &str = "cluster-info";
 const KUBECONFIG: &str = "kubeconfig";
 const READERS: &str = "kubeadm:bootstrap-signer-clusterinfo";
 const RBAC: &str = "rbac.authorization.k8s.io";
+/// How long a write that failed waits.
+const RETRY: Duration = Duration::from_secs(5);
 /// Tokens that nodes join with name this group.
 const NODE_TOKENS: &str = "system:bootstrappers:kubeadm:default-node-token";
 /// Name, role, group.
@@ -62,6 +66,17 @@ pub async fn ensure(server: &Arc<ApiServer>, ca_pem: &str, url: &str) -> Result<
         settle(&Api::all(client.clone()), binding, |_, _| true).await?;
     }
     Ok(())
+}
+
+/// Tells again whom to trust, whenever that changes.
+pub async fn keep(server: Arc<ApiServer>, mut authority: watch::Receiver<String>, url: String) {
+    while authority.changed().await.is_ok() {
+        let ca_pem = authority.borrow_and_update().clone();
+        while let Err(error) = ensure(&server, &ca_pem, &url).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, retry_in = ?RETRY, "tell joining nodes whom to trust");
+            tokio::time::sleep(RETRY).await;
+        }
+    }
 }
 
 fn cluster_info(ca_pem: &str, url: &str) -> ConfigMap {

@@ -56,7 +56,7 @@ pub async fn answer(
     route::resolve(&server.table, resource, verb)?;
     let (mut bare, ()) = Request::new(()).into_parts();
     bare.headers = parts.headers.clone();
-    let mut call = server.call(bare, query, &Info { verb, ..info.clone() }, resource, user)?;
+    let mut call = server.call(bare, query, &Info { verb, ..info.clone() }, resource, user).await?;
     let path = target::path(&resource.rest, parts.uri.path().ends_with('/'));
     // What plugins have to say goes with the answer, whoever gives that.
     let mut response = match hand_on(&mut call, &path, info, Request::from_parts(parts, body)).await {

@@ -25,6 +25,9 @@ use crate::server::ApiServer;
 /// How long the plugins of a new file may take until they are well. Source: `minKMSPluginCloseGracePeriod`.
 const WELL_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long what could not be opened is left at that, if nothing is known to have changed.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
+
 pub struct Encrypted {
     sealed: Sealed,
     table: Arc<Table>,
@@ -98,9 +101,10 @@ impl Encrypted {
         *self.asking.lock() = tasks;
     }
 
-    /// Serves what could not be opened, each time that something may have changed about that.
+    /// Serves what could not be opened, each time that something may have changed about that, and now and then.
     pub async fn heal(&self, server: Arc<ApiServer>, cancel: CancellationToken) {
-        while cancel.run_until_cancelled(self.changed.notified()).await.is_some() {
+        let changed = || tokio::time::timeout(TRY_AGAIN, self.changed.notified());
+        while cancel.run_until_cancelled(changed()).await.is_some() {
             server.serve_unopened().await;
         }
     }

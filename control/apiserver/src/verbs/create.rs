@@ -131,7 +131,7 @@ async fn store(
     }
     let key = call.key();
     if dry_run {
-        return match call.collection.get(&key) {
+        return match call.collection.read(&key).await.map_err(cache_error)? {
             Some(_) => Err(ApiError::already_exists(call.gvr(), &call.name)),
             None => Ok(Written { bytes: managed::encode(&*object, managed).into(), created: true }),
         };

@@ -176,7 +176,12 @@ impl Api {
 
     /// A server with the built-in admission plugins, and the namespace `default`.
     pub async fn admitting() -> Self {
-        let api = Self::with(|options| options.admission = Chain::built_in()).await;
+        Self::admitting_by(Chain::built_in()).await
+    }
+
+    /// The same with other plugins.
+    pub async fn admitting_by(admission: Chain) -> Self {
+        let api = Self::with(|options| options.admission = admission).await;
         api.post("/api/v1/namespaces", &json!({"metadata": {"name": "default"}})).await.expect(201);
         api.post(&format!("{}/serviceaccounts", IN_DEFAULT), &json!({"metadata": {"name": "default"}}))
             .await

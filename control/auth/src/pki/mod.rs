@@ -5,7 +5,9 @@
 //!
 //! Invariants: keys are ECDSA P-256 from the system's generator; serial numbers are random; a stored certificate is used again
 //! until its names change, its authority changes or its end comes near; an authority near its end is reissued with the same
-//! key, so what it signed stays good; the authority's key is never replaced behind the back of certificates that need it.
+//! key, so what it signed stays good, at a start and while the process runs ([`Pki::renew`]); whoever knows the authority by its
+//! name and key, as TLS here does, goes on as before, and who looks at its dates is told by [`Pki::published`]; the authority's
+//! key is never replaced behind the back of certificates that need it.
 //! Absent on purpose: the front-proxy authority (comes with aggregation), revocation (certificates are short-lived instead).
 
 mod files;
@@ -17,14 +19,17 @@ mod subject;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
+use tokio::sync::watch;
 
 pub(crate) use files::write as write_private;
 use leaf::Facts;
@@ -140,32 +145,69 @@ impl ServerNames {
 /// The authority and the service-account key, loaded or made.
 pub struct Pki {
     directory: PathBuf,
-    ca_pem: String,
-    issuer: Issuer<'static, KeyPair>,
-    ca_ends: Timestamp,
+    authority: ArcSwap<Authority>,
+    published: watch::Sender<String>,
     service_account: KeyPair,
+}
+
+/// The authority as it signs now.
+struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+    ends: Timestamp,
+}
+
+impl Authority {
+    /// As the directory has it; issued anew if its end is near.
+    fn open(directory: &Path, now: Timestamp) -> Result<Self, Error> {
+        let (key, pem) = authority(directory, now)?;
+        let ends = Facts::read(&pem)?.not_after;
+        let issuer = Issuer::from_ca_cert_pem(&pem, key)
+            .map_err(|source| Error::Issue { what: "the cluster's authority".to_owned(), source })?;
+        Ok(Self { pem, issuer, ends })
+    }
 }
 
 impl Pki {
     /// Loads what `directory` holds and makes what is missing.
     pub fn open(directory: &Path, now: Timestamp) -> Result<Self, Error> {
         files::make_directory(directory).map_err(|source| io_error("make", directory, source))?;
-        let (key, ca_pem) = authority(directory, now)?;
-        let ca_ends = Facts::read(&ca_pem)?.not_after;
-        let issuer = Issuer::from_ca_cert_pem(&ca_pem, key)
-            .map_err(|source| Error::Issue { what: "the cluster's authority".to_owned(), source })?;
+        let authority = Authority::open(directory, now)?;
+        let (published, _) = watch::channel(authority.pem.clone());
         let service_account = stored_key(&directory.join("sa.key"))?;
         store(&directory.join("sa.pub"), &service_account.public_key_pem())?;
-        Ok(Self { directory: directory.to_owned(), ca_pem, issuer, ca_ends, service_account })
+        Ok(Self {
+            directory: directory.to_owned(),
+            authority: ArcSwap::from_pointee(authority),
+            published,
+            service_account,
+        })
+    }
+
+    /// Issues the authority's certificate anew, for the same key, if a start would do so now; says when it has to be looked at
+    /// again.
+    pub fn renew(&self, now: Timestamp) -> Result<Timestamp, Error> {
+        let fresh = Authority::open(&self.directory, now)?;
+        let (pem, due) = (fresh.pem.clone(), fresh.ends - LEAF_LIFETIME - RENEW_BEFORE);
+        if pem != self.authority.load().pem {
+            self.authority.store(Arc::new(fresh));
+            self.published.send_replace(pem);
+        }
+        Ok(due)
     }
 
     /// The authority's certificate: what clients must trust.
-    pub fn ca_pem(&self) -> &str {
-        &self.ca_pem
+    pub fn ca_pem(&self) -> String {
+        self.authority.load().pem.clone()
+    }
+
+    /// The same, for whoever passes it on.
+    pub fn published(&self) -> watch::Receiver<String> {
+        self.published.subscribe()
     }
 
     pub fn ca_der(&self) -> Result<CertificateDer<'static>, Error> {
-        Ok(leaf::certificates(&self.ca_pem)?.remove(0))
+        Ok(leaf::certificates(&self.ca_pem())?.remove(0))
     }
 
     /// The key that signs service account tokens (ES256), PKCS#8 as PEM.
@@ -197,7 +239,7 @@ impl Pki {
     fn facts(&self, leaf: &Leaf, now: Timestamp) -> Option<Facts> {
         let facts = Facts::read(&leaf.certificate_pem).ok()?;
         let key = KeyPair::from_pem(&leaf.key_pem).ok()?;
-        let ours = leaf::signed_by(&leaf.certificate_pem, &self.ca_pem).unwrap_or(false);
+        let ours = leaf::signed_by(&leaf.certificate_pem, &self.ca_pem()).unwrap_or(false);
         let good = ours && facts.public_key == key.subject_public_key_info() && now + RENEW_BEFORE < facts.not_after;
         good.then_some(facts)
     }
@@ -240,7 +282,12 @@ impl Pki {
             0 | 1 => certificate.pem(),
             _ => {
                 let subject = subject::name(identity);
-                to_pem(&subject::exchange(certificate.der(), &subject, &identity.user, self.issuer.key())?)
+                to_pem(&subject::exchange(
+                    certificate.der(),
+                    &subject,
+                    &identity.user,
+                    self.authority.load().issuer.key(),
+                )?)
             }
         };
         Ok(Leaf { certificate_pem, key_pem: key.serialize_pem() })
@@ -253,12 +300,13 @@ impl Pki {
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
-        set_validity(&mut params, now, (now + LEAF_LIFETIME).min(self.ca_ends));
+        set_validity(&mut params, now, (now + LEAF_LIFETIME).min(self.authority.load().ends));
         params
     }
 
     fn sign(&self, params: &CertificateParams, key: &KeyPair, what: &str) -> Result<rcgen::Certificate, Error> {
-        params.signed_by(key, &self.issuer).map_err(|source| Error::Issue { what: what.to_owned(), source })
+        let authority = self.authority.load();
+        params.signed_by(key, &authority.issuer).map_err(|source| Error::Issue { what: what.to_owned(), source })
     }
 }
 
@@ -376,9 +424,9 @@ mod tests {
         let open = |(day, extra): (u64, &[&str])| {
             let pki = Pki::open(root.path(), at(day)).expect("open");
             let leaf = pki.api_server(&names(extra), at(day)).expect("server certificate");
-            assert!(leaf::signed_by(&leaf.certificate_pem, pki.ca_pem()).expect("verify"));
+            assert!(leaf::signed_by(&leaf.certificate_pem, &pki.ca_pem()).expect("verify"));
             assert_eq!(Facts::read(&leaf.certificate_pem).expect("read").names, names(extra).sorted());
-            (pki.ca_pem().to_owned(), pki.service_account_key_pem(), leaf.certificate_pem)
+            (pki.ca_pem(), pki.service_account_key_pem(), leaf.certificate_pem)
         };
         let (before, after) = (open(first), open(then));
         assert_eq!(before.0 == after.0, authority_stays, "authority");
@@ -409,6 +457,30 @@ mod tests {
     fn an_authority_near_its_end_is_reissued_with_its_key() {
         check((0, &[]), (3650 - 365 - 91, &[]), true, false);
         check((0, &[]), (3650 - 365 - 90, &[]), false, false);
+    }
+
+    #[test]
+    fn an_authority_is_renewed_while_it_is_in_use_and_those_who_pass_it_on_are_told() {
+        let root = tempfile::tempdir().expect("temporary directory");
+        let pki = Pki::open(root.path(), at(0)).expect("open");
+        let (first, mut published) = (pki.ca_pem(), pki.published());
+        let leaf = pki.client(&Identity::admin(), at(0)).expect("issue");
+        let due = pki.renew(at(1)).expect("look");
+        assert_eq!((due, pki.ca_pem() == first), (at(3650 - 365 - 90), true), "nothing to do yet");
+        assert!(!published.has_changed().expect("the authority is there"));
+
+        let next = pki.renew(due).expect("renew");
+        let second = pki.ca_pem();
+        assert_eq!((next, second != first), (due + (due.duration_since(at(0))), true));
+        assert_eq!(*published.borrow_and_update(), second);
+        let key = |pem: &str| Facts::read(pem).expect("read").public_key;
+        assert_eq!(key(&first), key(&second));
+        let late = pki.client(&Identity::admin(), due).expect("issue");
+        for (leaf, authority) in [(&leaf, &second), (&late, &first), (&late, &second)] {
+            assert!(leaf::signed_by(&leaf.certificate_pem, authority).expect("verify"));
+        }
+        assert_eq!(late.expires().expect("an end"), due + LEAF_LIFETIME);
+        assert_eq!(Pki::open(root.path(), due).expect("open").ca_pem(), second, "a start finds the same");
     }
 
     #[test]

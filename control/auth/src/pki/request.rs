@@ -47,7 +47,8 @@ impl Pki {
         let info = &parsed.certification_request_info;
         // The name is a stand-in: what the request has is put in its place, whole.
         let mut params = self.leaf_params("request", not_before);
-        set_validity(&mut params, not_before + BACKDATE, not_after.min(self.ca_ends));
+        let authority = self.authority.load();
+        set_validity(&mut params, not_before + BACKDATE, not_after.min(authority.ends));
         set_usages(&mut params, usages);
         for extension in parsed.requested_extensions().into_iter().flatten() {
             if let ParsedExtension::SubjectAlternativeName(names) = extension {
@@ -56,8 +57,8 @@ impl Pki {
         }
         let issue = |source| Error::Issue { what: WHAT.to_owned(), source };
         let key = SubjectPublicKeyInfo::from_der(info.subject_pki.raw).map_err(issue)?;
-        let plain = params.signed_by(&key, &self.issuer).map_err(issue)?;
-        let certificate = subject::exchange(plain.der(), info.subject.as_raw(), WHAT, self.issuer.key())?;
+        let plain = params.signed_by(&key, &authority.issuer).map_err(issue)?;
+        let certificate = subject::exchange(plain.der(), info.subject.as_raw(), WHAT, authority.issuer.key())?;
         Ok(to_pem(&certificate))
     }
 }
@@ -130,7 +131,7 @@ mod tests {
         let times = (at("2030-01-02T00:00:00Z"), at("2030-02-01T00:00:00Z"));
         let pem = pki.sign_request(request.der(), &usages, times).expect("a certificate");
 
-        assert!(signed_by(&pem, pki.ca_pem()).expect("verify"));
+        assert!(signed_by(&pem, &pki.ca_pem()).expect("verify"));
         let facts = Facts::read(&pem).expect("read");
         assert_eq!((facts.user.as_str(), facts.groups), ("system:node:n1", vec!["system:nodes".to_owned()]));
         assert_eq!(facts.names, ["10.0.0.1", "n1.example.com"]);
@@ -146,6 +147,6 @@ mod tests {
         let request = CertificateParams::new(Vec::new()).expect("names").serialize_request(&key).expect("a request");
         let times = (at("2030-01-02T00:00:00Z"), at("2130-01-01T00:00:00Z"));
         let pem = pki.sign_request(request.der(), &["any".to_owned()], times).expect("a certificate");
-        assert_eq!(Facts::read(&pem).expect("read").not_after, pki.ca_ends);
+        assert_eq!(Facts::read(&pem).expect("read").not_after, pki.authority.load().ends);
     }
 }

@@ -73,7 +73,7 @@ impl Server {
                 });
             }
         });
-        Self { url, ca: pki.ca_pem().to_owned(), seen, directory }
+        Self { url, ca: pki.ca_pem(), seen, directory }
     }
 
     /// How often a path has been asked for.

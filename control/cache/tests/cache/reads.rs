@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::*;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use wharf_cache::{Cache, Collection, Error, Snapshot};
+use wharf_store::sealed::{Identity, Rule, Sealed};
 use wharf_store::{Change, MemoryStore, Options, Precondition, RedbStore, Revision, Store};
 
 fn names(snapshot: &Snapshot) -> String {
@@ -224,4 +227,36 @@ async fn a_collection_joins_at_run_time_without_a_gap() {
             joined[0].snapshot().objects.values().map(|entry| (entry.key.clone(), entry.revision)).collect();
         assert_eq!(cached, truth);
     }
+}
+
+#[tokio::test]
+async fn one_value_that_does_not_open_leaves_the_rest_within_reach() {
+    let inner = Arc::new(MemoryStore::new());
+    let rule = Rule { prefix: PODS.to_owned(), providers: Arc::new(vec![Box::new(Identity)]) };
+    let cache = Cache::open(Arc::new(Sealed::new(inner.clone(), vec![rule]))).await.unwrap();
+    let feeding = cache.clone();
+    let _task = AbortOnDropHandle::new(tokio::spawn(async move { feeding.run(CancellationToken::new()).await }));
+    put(&cache, "fine", "web", "n").await;
+    put(&cache, "other/also-fine", "web", "n").await;
+    inner.commit(&key("broken"), Precondition::Any, Change::Put("k8s:enc:lost".into())).await.unwrap();
+    let is_sealed = |error: &Error| matches!(error, Error::Store(wharf_store::Error::Transform { key: at, .. }) if *at == key("broken"));
+    let index = || Arc::new(PodIndex);
+    assert!(cache.collection(PODS, index()).await.is_err_and(|error| is_sealed(&error)));
+
+    let keys = cache.glimpse(PODS, index(), None).await.unwrap();
+    assert_eq!(keys.read(&key("fine")).await.unwrap().expect("it is there").key.as_ref(), key("fine"));
+    assert!(keys.read(&key("nowhere")).await.unwrap().is_none());
+    assert!(keys.read(&key("broken")).await.is_err_and(|error| is_sealed(&error)));
+    let other = cache.glimpse(PODS, index(), Some("/registry/pods/other/")).await.unwrap();
+    let seen = other.snapshot();
+    assert_eq!((seen.objects.len(), seen.revision), (1, cache.store().revision().await.unwrap()));
+    assert!(cache.glimpse(PODS, index(), Some(PODS)).await.is_err_and(|error| is_sealed(&error)));
+
+    // Writes are acknowledged, and a glimpse tells of its own moment.
+    put(&cache, "other/more", "web", "n").await;
+    assert_eq!((other.snapshot().objects.len(), other.snapshot().revision), (1, seen.revision));
+    assert!(keys.read(&key("other/more")).await.unwrap().is_some());
+    inner.commit(&key("broken"), Precondition::Any, Change::Delete).await.unwrap();
+    let whole = cache.collection(PODS, index()).await.unwrap();
+    assert_eq!(whole.len(), 3);
 }

@@ -106,7 +106,7 @@ impl Cluster {
     pub async fn with(configure: impl FnOnce(&mut wharf_controllers::Options)) -> Self {
         let mut told = wharf_controllers::Options {
             clock: Clock::system(),
-            ca_pem: Some("PEM".to_owned()),
+            ca_pem: Some(tokio::sync::watch::channel("PEM".to_owned()).1),
             ..wharf_controllers::Options::default()
         };
         configure(&mut told);

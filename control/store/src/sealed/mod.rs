@@ -249,7 +249,12 @@ impl Store for Sealed {
                 Ok(revision)
             }
             Err(Error::Precondition { current: Some(current), revision }) => {
-                let current = Some(self.0.open_current(current).await?);
+                let current = match self.0.open_current(current).await {
+                    Ok(current) => Some(current),
+                    // That there is something is answer enough.
+                    Err(_) if precondition == Precondition::Absent => None,
+                    Err(error) => return Err(error),
+                };
                 Err(Error::Precondition { current, revision })
             }
             Err(error) => Err(error),
@@ -369,6 +374,18 @@ mod tests {
         *broken.last_mut().unwrap() ^= 1;
         inner.commit(KEY, Precondition::Any, Change::Put(broken.into())).await.unwrap();
         assert!(matches!(sealed.get(KEY).await, Err(Error::Transform { .. })));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_created_over_a_value_that_does_not_open() {
+        let inner = Arc::new(MemoryStore::new());
+        let sealed = over(&inner, vec![gcm("k", 1)]);
+        put(&*inner, KEY, "k8s:enc:aesgcm:v1:k:damaged").await;
+        let create = sealed.commit(KEY, Precondition::Absent, Change::Put("new".into())).await;
+        assert!(matches!(create, Err(Error::Precondition { current: None, .. })), "{create:?}");
+        let replace = sealed.commit(KEY, Precondition::At(Revision(9)), Change::Put("new".into())).await;
+        assert!(matches!(replace, Err(Error::Transform { .. })), "{replace:?}");
+        assert_eq!(raw(&inner, KEY).await, "k8s:enc:aesgcm:v1:k:damaged");
     }
 
     #[tokio::test]

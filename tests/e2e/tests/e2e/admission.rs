@@ -1,6 +1,6 @@
 //! The example of an admission plugin, as its README walks through it, and what a restart makes of it.
 
-use wharf_test_support::Cluster;
+use wharf_test_support::{Cluster, GuardedRegistry};
 
 use crate::example;
 
@@ -57,4 +57,38 @@ async fn an_image_that_is_not_there_is_told_and_locks_nobody_out() {
     let ignore = "{\"spec\": {\"failurePolicy\": \"Ignore\"}}";
     cluster.kubectl(&["patch", "admissionplugin", "owners", "--type=merge", "-p", ignore]).await.success();
     cluster.kubectl(&["create", "configmap", "a"]).await.success();
+}
+
+#[tokio::test]
+async fn a_plugin_is_pulled_with_the_secret_that_fits_its_registry() {
+    let cluster = Cluster::with_images(&["admission-policy"]).await;
+    // `user:word`
+    let registry = GuardedRegistry::before(&cluster.registry, "Basic dXNlcjp3b3Jk").await.expect("a registry");
+    let image = format!("{}/docker.io/library/admission-policy:v1", registry.address);
+    let manifest = std::fs::read_to_string(example("admission-policy/plugin.yaml")).expect("the manifest");
+    let manifest = manifest.replace("admission-policy:v1", &image);
+    cluster.kubectl_with(&["apply", "-f", "-"], &manifest).await.success();
+    let unready = ["wait", "--for=condition=Ready=False", "admissionplugin/owners", "--timeout=120s"];
+    cluster.kubectl(&unready).await.success();
+    let told = cluster.kubectl(&["get", "admissionplugin", "owners", "-o", "jsonpath={.status}"]).await.success();
+    assert!(told.contains("pull access denied"), "{told}");
+    assert_eq!(registry.let_in(), 0);
+
+    let server = format!("--docker-server={}", registry.address);
+    for (name, server, password) in [("other", "--docker-server=example.com", "word"), ("wrong", &*server, "guess"), ("right", &*server, "word")] {
+        let password = format!("--docker-password={password}");
+        let secret = ["-n", "kube-system", "create", "secret", "docker-registry", name, server, "--docker-username=user", &password];
+        cluster.kubectl(&secret).await.success();
+    }
+    let secrets = |names: &[&str]| {
+        let named: Vec<String> = names.iter().map(|name| format!("{{namespace: kube-system, name: {name}}}")).collect();
+        manifest.replace("  rules:", &format!("  imagePullSecrets: [{}]\n  rules:", named.join(", ")))
+    };
+    cluster.kubectl_with(&["apply", "-f", "-"], &secrets(&["missing", "other", "wrong", "right"])).await.success();
+    cluster.kubectl(READY).await.success();
+    assert!(registry.let_in() > 0, "it came from there");
+    cluster.kubectl(&["create", "namespace", "orchard"]).await.success();
+    cluster.kubectl(&["label", "namespace", "orchard", "owners=required"]).await.success();
+    let refused = cluster.kubectl(&["-n", "orchard", "create", "configmap", "a"]).await.failure();
+    assert!(refused.contains("whose is it?"), "{refused}");
 }
