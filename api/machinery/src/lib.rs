@@ -15,6 +15,7 @@ pub mod jsonpath;
 pub mod names;
 pub mod openapi;
 pub mod patch;
+pub mod placement;
 pub mod pod_resources;
 pub mod pod_secrets;
 pub mod protobuf;

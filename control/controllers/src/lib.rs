@@ -13,11 +13,13 @@ mod call;
 mod clusterroleaggregation;
 mod cronjob;
 mod csr;
+mod daemonset;
 mod deployment;
 mod discovery;
 mod disruption;
 mod endpointslice;
 mod gc;
+mod history;
 mod hpa;
 mod job;
 mod legacytokencleaner;
@@ -26,6 +28,7 @@ mod nodeipam;
 mod nodelifecycle;
 mod note;
 mod owners;
+mod podcontrol;
 mod podgc;
 mod pods;
 mod policystatus;
@@ -34,7 +37,10 @@ mod resourcequota;
 mod rootca;
 mod serviceaccount;
 mod serviceaccounttoken;
+mod share;
+mod statefulset;
 mod tainteviction;
+mod template;
 mod tokencleaner;
 mod ttl;
 mod volumeprotection;
@@ -112,6 +118,8 @@ pub const COMPONENT: &str = "kube-controller-manager";
 
 /// Steps of one controller that run at the same time. Source: upstream's `--concurrent-*-syncs`.
 const WORKERS: usize = 5;
+/// Source: upstream's `--concurrent-daemonset-syncs`.
+const DAEMON_WORKERS: usize = 2;
 /// Source: upstream's `--concurrent-gc-syncs`.
 const COLLECTORS: usize = 20;
 
@@ -133,6 +141,10 @@ pub fn register(manager: &mut Manager, watches: &Informers, options: Options) {
     manager.add(replicaset::Sets::<ReplicaSet>::new(&sets, recorder.clone(), clock.clone()), WORKERS);
     manager.add(replicaset::Sets::<ReplicationController>::new(&controllers, recorder.clone(), clock.clone()), WORKERS);
     manager.add(deployment::Deployments::new(&of("deployment-controller"), recorder.clone(), clock.clone()), WORKERS);
+    manager
+        .add(statefulset::StatefulSets::new(&of("statefulset-controller"), recorder.clone(), clock.clone()), WORKERS);
+    let daemons = of("daemon-set-controller");
+    manager.add(daemonset::DaemonSets::new(&daemons, recorder.clone(), clock.clone()), DAEMON_WORKERS);
     manager.add(endpointslice::EndpointSlices::new(&of("endpointslice-controller"), recorder.clone()), WORKERS);
     manager.add(budget::Budgets::new(&of("disruption-controller"), recorder.clone(), clock.clone()), WORKERS);
     let autoscaler = of("horizontal-pod-autoscaler");

@@ -61,13 +61,23 @@ pub fn claim<K: Resource>(
     selector: &LabelSelector,
     candidates: impl IntoIterator<Item = Arc<K>>,
 ) -> Claims<K> {
+    claim_where(owner, selector, |_| true, candidates)
+}
+
+/// As [`claim`], for an owner whose objects must be more than selected.
+pub fn claim_where<K: Resource>(
+    owner: &ObjectMeta,
+    selector: &LabelSelector,
+    fits: impl Fn(&K) -> bool,
+    candidates: impl IntoIterator<Item = Arc<K>>,
+) -> Claims<K> {
     let mut claims = Claims { keep: Vec::new(), adopt: Vec::new(), release: Vec::new() };
     let owner_uid = owner.uid.as_deref().unwrap_or_default();
     let owner_deleted = owner.deletion_timestamp.is_some();
     let no_labels = BTreeMap::new();
     for object in candidates {
         let meta = object.meta();
-        let matches = selector.matches(meta.labels.as_ref().unwrap_or(&no_labels));
+        let matches = selector.matches(meta.labels.as_ref().unwrap_or(&no_labels)) && fits(&object);
         match controller_of(meta) {
             Some(controller) if controller.uid != owner_uid => {}
             Some(_) if matches => claims.keep.push(object),

@@ -12,6 +12,7 @@ use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, Client};
 use parking_lot::Mutex;
 use wharf_client::{Action, Changed, Clock, Error, Index, Informers, Lister, ObjectKey, Reconcile, Recorder, Trigger};
+use wharf_machinery::placement::tolerates;
 use wharf_types::k8s::api::core::v1::{Node, Pod, Taint, Toleration};
 
 use crate::call::{During as _, gone_is_fine};
@@ -129,23 +130,6 @@ fn due(taints: &[Taint], tolerations: &[Toleration], since: Timestamp) -> Option
         Some(start + SignedDuration::from_secs(shortest.max(0)))
     };
     taints.iter().filter_map(of_taint).min()
-}
-
-/// Source: `Toleration.ToleratesTaint`.
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let filled = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-    if filled(&toleration.effect).is_some_and(|effect| effect != taint.effect) {
-        return false;
-    }
-    if filled(&toleration.key).is_some_and(|key| key != taint.key) {
-        return false;
-    }
-    let (ours, theirs) = (toleration.value.as_deref().unwrap_or(""), taint.value.as_deref().unwrap_or(""));
-    match toleration.operator.as_deref().unwrap_or("") {
-        "" | "Equal" => toleration.key.as_deref().is_some_and(|key| !key.is_empty()) && ours == theirs,
-        "Exists" => true,
-        _ => false,
-    }
 }
 
 #[cfg(test)]

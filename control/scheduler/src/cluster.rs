@@ -3,7 +3,7 @@
 //! Changes cost O(1) each; nothing is recomputed from all pods. Bound and assumed pods count alike: an assumed pod is confirmed by
 //! the watch, or taken back when its bind fails.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use indexmap::IndexMap;
@@ -52,8 +52,8 @@ impl NodeInfo {
         self.node.as_ref().and_then(|node| node.spec.as_ref()).and_then(|spec| spec.unschedulable).unwrap_or(false)
     }
 
-    pub fn label(&self, key: &str) -> Option<&str> {
-        self.node.as_ref()?.metadata.labels.as_ref()?.get(key).map(String::as_str)
+    pub fn labels(&self) -> Option<&BTreeMap<String, String>> {
+        self.node.as_ref()?.metadata.labels.as_ref()
     }
 
     fn set(&mut self, node: Arc<Node>) {

@@ -1,6 +1,6 @@
 //! One scheduling cycle: filter, score, select. Pure over the cluster's picture.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::cluster::{Cluster, NodeInfo};
@@ -28,6 +28,9 @@ pub fn schedule(
     pod: &PodInfo,
     random: &mut dyn FnMut(usize) -> usize,
 ) -> Result<Arc<str>, Unschedulable> {
+    if let Some(names) = pod.named_nodes() {
+        return schedule_named(framework, cluster, pod, &names, random);
+    }
     let total = cluster.nodes().len();
     let enough = feasible_nodes_to_find(total);
     let (mut feasible, mut rejections, mut looked_at) = (Vec::new(), Vec::new(), 0);
@@ -45,13 +48,50 @@ pub fn schedule(
             break;
         }
     }
-    let chosen = match feasible.as_slice() {
-        [] => Err(unschedulable(cluster.node_count(), &rejections)),
-        [only] => Ok(only.name.clone()),
-        several => Ok(best(framework, pod, several, random)),
-    };
+    let chosen = choose(framework, pod, &feasible, random);
+    let chosen = chosen.ok_or_else(|| unschedulable(cluster.node_count(), &rejections));
     cluster.cursor = (cluster.cursor + looked_at) % total.max(1);
     chosen
+}
+
+/// A pod that names its nodes, as a DaemonSet's does, costs a look at those alone. Source: `PreFilter` of `NodeAffinity`.
+fn schedule_named(
+    framework: &Framework,
+    cluster: &Cluster,
+    pod: &PodInfo,
+    names: &BTreeSet<&str>,
+    random: &mut dyn FnMut(usize) -> usize,
+) -> Result<Arc<str>, Unschedulable> {
+    let named = names.iter().filter_map(|name| cluster.nodes().get(*name)).filter(|info| info.node.is_some());
+    let (mut feasible, mut rejections) = (Vec::new(), Vec::new());
+    for info in named {
+        match framework.filter(pod, info) {
+            Ok(()) => feasible.push(info),
+            Err(rejection) => rejections.push(rejection),
+        }
+    }
+    choose(framework, pod, &feasible, random).ok_or_else(|| {
+        let others = cluster.node_count().saturating_sub(rejections.len());
+        let not_meant = || Rejection {
+            reason: "node(s) didn't satisfy plugin(s) [NodeAffinity]".to_owned(),
+            plugin: "NodeAffinity",
+        };
+        rejections.extend(std::iter::repeat_with(not_meant).take(others));
+        unschedulable(cluster.node_count(), &rejections)
+    })
+}
+
+fn choose(
+    framework: &Framework,
+    pod: &PodInfo,
+    feasible: &[&NodeInfo],
+    random: &mut dyn FnMut(usize) -> usize,
+) -> Option<Arc<str>> {
+    match feasible {
+        [] => None,
+        [only] => Some(only.name.clone()),
+        several => Some(best(framework, pod, several, random)),
+    }
 }
 
 /// Source: `numFeasibleNodesToFind`: the larger the cluster, the smaller the share that is searched.
@@ -133,6 +173,27 @@ mod tests {
             &mut cluster(),
             &pod_with("new", spec),
             "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector.",
+        );
+    }
+
+    #[test]
+    fn a_pod_that_names_its_node_goes_there_or_nowhere() {
+        let named = |name: &str| {
+            let field = json!({"key": "metadata.name", "operator": "In", "values": [name]});
+            let required = json!({"nodeSelectorTerms": [{"matchFields": [field]}]});
+            json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}},
+                "containers": [{"name": "c", "resources": {"requests": {"cpu": "1500m"}}}]})
+        };
+        check(&mut cluster(), &pod_with("new", named("b")), "b");
+        check(
+            &mut cluster(),
+            &pod_with("new", named("a")),
+            "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't satisfy plugin(s) [NodeAffinity].",
+        );
+        check(
+            &mut cluster(),
+            &pod_with("new", named("gone")),
+            "0/2 nodes are available: 2 node(s) didn't satisfy plugin(s) [NodeAffinity].",
         );
     }
 

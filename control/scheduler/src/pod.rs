@@ -1,9 +1,11 @@
 //! A pod as the scheduler sees it: what filters and scores need, computed once.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorTerm, Pod, Toleration};
+use k8s_openapi::api::core::v1::{Pod, Toleration};
 use wharf_client::ObjectKey;
+use wharf_machinery::placement;
 
 use crate::resources::{Resources, pod_requests, pod_requests_for_score};
 
@@ -46,18 +48,9 @@ impl PodInfo {
         self.pod.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref()).unwrap_or_default()
     }
 
-    pub fn required_node_terms(&self) -> Option<&[NodeSelectorTerm]> {
-        let required: &NodeSelector = self
-            .pod
-            .spec
-            .as_ref()?
-            .affinity
-            .as_ref()?
-            .node_affinity
-            .as_ref()?
-            .required_during_scheduling_ignored_during_execution
-            .as_ref()?;
-        Some(&required.node_selector_terms)
+    /// The nodes that the pod names itself, if no other can be meant.
+    pub fn named_nodes(&self) -> Option<BTreeSet<&str>> {
+        self.pod.spec.as_ref().and_then(placement::named_nodes)
     }
 
     /// True for a pod that has ended or is going: it needs no node and takes nothing from one.

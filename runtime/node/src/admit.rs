@@ -6,8 +6,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use k8s_openapi::api::core::v1::{Container, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Taint};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Taint};
 use parking_lot::Mutex;
+use wharf_machinery::placement;
 use wharf_volumes::resources;
 
 use crate::names::{self, Role};
@@ -109,17 +110,13 @@ impl Ledger {
 
     fn matches_node(&self, spec: &PodSpec) -> Result<(), Rejection> {
         let labels = self.labels.lock();
-        let selected = spec.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
-        let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
-        let required =
-            affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
-        let wanted =
-            required.is_none_or(|selector| selector.node_selector_terms.iter().any(|term| self.term(term, &labels)));
-        if !selected || !wanted {
+        if !placement::selects(spec, &self.node, Some(&*labels)) {
             return Err(predicate("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"));
         }
         let taints = self.taints.lock();
-        let untolerated = taints.iter().find(|taint| taint.effect == "NoExecute" && !tolerates(spec, taint));
+        let tolerations = spec.tolerations.as_deref().unwrap_or_default();
+        let untolerated =
+            taints.iter().find(|taint| taint.effect == "NoExecute" && !placement::tolerated(taint, tolerations));
         match untolerated {
             Some(taint) => Err(predicate(
                 "TaintToleration",
@@ -132,51 +129,10 @@ impl Ledger {
             None => Ok(()),
         }
     }
-
-    /// An empty term matches nothing.
-    fn term(&self, term: &NodeSelectorTerm, labels: &BTreeMap<String, String>) -> bool {
-        let expressions = term.match_expressions.as_deref().unwrap_or_default();
-        let fields = term.match_fields.as_deref().unwrap_or_default();
-        let name = |requirement: &NodeSelectorRequirement| {
-            requirement.key == "metadata.name" && holds(requirement, Some(&self.node))
-        };
-        (!expressions.is_empty() || !fields.is_empty())
-            && expressions.iter().all(|requirement| holds(requirement, labels.get(&requirement.key)))
-            && fields.iter().all(name)
-    }
 }
 
 fn predicate(name: &str, why: &str) -> Rejection {
     Rejection { reason: name.to_owned(), message: format!("Pod was rejected: Predicate {name} failed: {why}") }
-}
-
-fn holds(requirement: &NodeSelectorRequirement, value: Option<&String>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let compare = |test: fn(i64, i64) -> bool| {
-        let bound = values.first().and_then(|bound| bound.parse().ok());
-        value.and_then(|value| value.parse().ok()).zip(bound).is_some_and(|(value, bound)| test(value, bound))
-    };
-    match requirement.operator.as_str() {
-        "In" => value.is_some_and(|value| values.contains(value)),
-        "NotIn" => value.is_none_or(|value| !values.contains(value)),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compare(|value, bound| value > bound),
-        "Lt" => compare(|value, bound| value < bound),
-        _ => false,
-    }
-}
-
-fn tolerates(spec: &PodSpec, taint: &Taint) -> bool {
-    spec.tolerations.iter().flatten().any(|toleration| {
-        let effect = toleration.effect.as_deref().is_none_or(|effect| effect.is_empty() || effect == taint.effect);
-        let key = toleration.key.as_deref().is_none_or(|key| key.is_empty() || key == taint.key);
-        let value = match toleration.operator.as_deref().unwrap_or("Equal") {
-            "Exists" => true,
-            _ => toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default(),
-        };
-        effect && key && value
-    })
 }
 
 /// Requests as the scheduler counts them: containers and sidecars together, or the largest init step if that is more.

@@ -1,16 +1,14 @@
-//! Template hashes, revisions, and the annotations that ReplicaSets carry for their Deployment.
+//! Template comparison, revisions, and the annotations that ReplicaSets carry for their Deployment.
 //!
-//! The hash only names ReplicaSets: which set belongs to which template is decided by comparing templates. So it need not equal
-//! upstream's, which hashes a Go dump; it must be stable, and it looks the same.
+//! The hash only names ReplicaSets: which set belongs to which template is decided by comparing templates.
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
 use wharf_types::k8s::api::apps::v1::{Deployment, ReplicaSet, ReplicaSetSpec};
 use wharf_types::k8s::api::core::v1::PodTemplateSpec;
 use wharf_types::meta::ObjectMeta;
 
-use crate::owners;
+use crate::{owners, template};
 
 pub const HASH_LABEL: &str = "pod-template-hash";
 pub const REVISION: &str = "deployment.kubernetes.io/revision";
@@ -30,23 +28,10 @@ const NOT_COPIED: [&str; 6] = [
 const HISTORY_LIMIT_BYTES: usize = 2000;
 const NAME_LIMIT_BYTES: usize = 253;
 
-/// Letters and digits that spell no words. Source: `k8s.io/apimachinery/pkg/util/rand`.
-const SAFE_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-
-/// Short and stable: FNV-1a of the template's JSON and of how often that collided.
-pub fn template_hash(template: &PodTemplateSpec, collision_count: Option<i32>) -> String {
-    let json = serde_json::to_vec(template).expect("Kubernetes structs serialise to JSON");
-    let count = collision_count.map(i32::to_le_bytes);
-    let bytes = json.iter().chain(count.iter().flatten());
-    let hash = bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
-    let safe = |digit: u8| char::from(SAFE_ALPHABET[usize::from(digit) % SAFE_ALPHABET.len()]);
-    hash.to_string().bytes().map(safe).collect()
-}
-
 /// Equal but for the hash label, and for fields that are empty in one and absent in the other.
 pub fn same_template(one: &PodTemplateSpec, other: &PodTemplateSpec) -> bool {
     let (one, other) = (without_hash(one), without_hash(other));
-    one == other || normal(&one) == normal(&other)
+    one == other || template::normal(&one) == template::normal(&other)
 }
 
 fn without_hash(template: &PodTemplateSpec) -> PodTemplateSpec {
@@ -55,22 +40,6 @@ fn without_hash(template: &PodTemplateSpec) -> PodTemplateSpec {
         labels.remove(HASH_LABEL);
     }
     template
-}
-
-fn normal(template: &PodTemplateSpec) -> Value {
-    fn prune(value: Value) -> Option<Value> {
-        match value {
-            Value::Null => None,
-            Value::Object(fields) => {
-                let fields = fields.into_iter().filter_map(|(key, value)| Some((key, prune(value)?)));
-                Some(Value::Object(fields.collect()))
-                    .filter(|object| object.as_object().is_some_and(|map| !map.is_empty()))
-            }
-            Value::Array(items) if items.is_empty() => None,
-            other => Some(other),
-        }
-    }
-    prune(serde_json::to_value(template).unwrap_or_default()).unwrap_or_default()
 }
 
 /// The revision that a ReplicaSet carries; 0 when it carries none that can be read.
@@ -82,9 +51,9 @@ pub fn revision_of(meta: &ObjectMeta) -> i64 {
 pub fn new_set(deployment: &Deployment, revision: i64, replicas: i32, max_replicas: i32) -> Option<ReplicaSet> {
     let spec = deployment.spec.as_ref()?;
     let collisions = deployment.status.as_ref().and_then(|status| status.collision_count);
-    let hash = template_hash(&spec.template, collisions);
-    let mut template = spec.template.clone();
-    let labels = template.metadata.get_or_insert_default().labels.get_or_insert_default();
+    let hash = template::hash(&spec.template, collisions);
+    let mut pod = spec.template.clone();
+    let labels = pod.metadata.get_or_insert_default().labels.get_or_insert_default();
     labels.insert(HASH_LABEL.to_owned(), hash.clone());
     let labels = labels.clone();
     let mut selector = spec.selector.clone();
@@ -101,7 +70,7 @@ pub fn new_set(deployment: &Deployment, revision: i64, replicas: i32, max_replic
             replicas: Some(replicas),
             min_ready_seconds: spec.min_ready_seconds,
             selector,
-            template: Some(template),
+            template: Some(pod),
         }),
         status: None,
     };
@@ -172,15 +141,6 @@ mod tests {
     fn template(image: &str) -> PodTemplateSpec {
         let container = Container { name: "c".to_owned(), image: Some(image.to_owned()), ..Container::default() };
         PodTemplateSpec { metadata: None, spec: Some(PodSpec { containers: vec![container], ..PodSpec::default() }) }
-    }
-
-    #[test]
-    fn hashes_are_stable_safe_and_differ() {
-        let hash = template_hash(&template("a"), None);
-        assert_eq!(hash, template_hash(&template("a"), None));
-        assert!(hash.len() <= 10 && hash.bytes().all(|byte| SAFE_ALPHABET.contains(&byte)), "{hash}");
-        assert_ne!(hash, template_hash(&template("b"), None));
-        assert_ne!(hash, template_hash(&template("a"), Some(1)));
     }
 
     #[test]

@@ -7,10 +7,10 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use wharf_types::k8s::api::apps::v1::{Deployment, ReplicaSet};
-use wharf_types::k8s::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::plan::Step;
 use super::revision;
+use crate::share;
 
 /// A ReplicaSet as it will be.
 pub struct Set {
@@ -61,26 +61,13 @@ pub fn fenceposts(deployment: &Deployment, desired: i32) -> (i32, i32) {
     }
     let strategy = deployment.spec.as_ref().and_then(|spec| spec.strategy.as_ref());
     let rolling = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
-    let surge = scaled(rolling.and_then(|rolling| rolling.max_surge.as_ref()), desired, true);
-    let mut unavailable = scaled(rolling.and_then(|rolling| rolling.max_unavailable.as_ref()), desired, false);
+    let surge = share::scaled(rolling.and_then(|rolling| rolling.max_surge.as_ref()), desired, true);
+    let mut unavailable = share::scaled(rolling.and_then(|rolling| rolling.max_unavailable.as_ref()), desired, false);
     if surge == 0 && unavailable == 0 {
         // Validation refuses both as zero, but percentages may round to it, and then nothing would ever move.
         unavailable = 1;
     }
     (surge, unavailable.min(desired))
-}
-
-fn scaled(value: Option<&IntOrString>, total: i32, round_up: bool) -> i32 {
-    match value {
-        None => 0,
-        Some(IntOrString::Int(number)) => *number,
-        Some(IntOrString::String(text)) => {
-            let percent: i64 = text.strip_suffix('%').and_then(|number| number.parse().ok()).unwrap_or(0);
-            let hundredfold = percent * i64::from(total);
-            let whole = if round_up { (hundredfold + 99).div_euclid(100) } else { hundredfold.div_euclid(100) };
-            i32::try_from(whole).unwrap_or(i32::MAX)
-        }
-    }
 }
 
 impl<'a> Rollout<'a> {
@@ -371,6 +358,7 @@ fn age(rs: &ReplicaSet) -> (Option<jiff::Timestamp>, Option<&str>) {
 mod tests {
     use super::*;
     use wharf_types::k8s::api::apps::v1::{DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
+    use wharf_types::k8s::apimachinery::pkg::util::intstr::IntOrString;
 
     fn check(surge: &str, unavailable: &str, desired: i32, expected: (i32, i32)) {
         let parse = |text: &str| text.parse().map_or_else(|_| IntOrString::String(text.to_owned()), IntOrString::Int);

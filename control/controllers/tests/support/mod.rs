@@ -151,6 +151,11 @@ impl Cluster {
         tokio::spawn(async move { cancel.run_until_cancelled(node(client, ready)).await });
     }
 
+    /// One more node, on which pods run that name it.
+    pub async fn add_node(&self, name: &str, labels: Value) {
+        add_node(&self.client, name, labels).await;
+    }
+
     /// Ends the controllers and starts new ones, which know nothing.
     pub async fn restart_controllers(&mut self) {
         self.controllers.cancel();
@@ -260,12 +265,25 @@ pub fn template(app: &str, image: &str) -> Value {
     })
 }
 
-/// A node without anything behind it: scheduler, kubelet and runtime in a page.
-async fn node(client: Client, ready: bool) {
+async fn add_node(client: &Client, name: &str, labels: Value) {
     let nodes = Api::<Node>::all(client.clone());
-    create::<Node>(&nodes, json!({"metadata": {"name": NODE}})).await;
+    create::<Node>(&nodes, json!({"metadata": {"name": name, "labels": labels}})).await;
     let status = json!({"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]}});
-    nodes.patch_status(NODE, &PatchParams::default(), &Patch::Merge(status)).await.expect("node status");
+    nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.expect("node status");
+}
+
+/// The node that a pod names itself, as pods of DaemonSets do; else the one that all are on.
+fn target(pod: &Pod) -> String {
+    const NAME: &str =
+        "/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0/matchFields/0/values/0";
+    let affinity = pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref());
+    let affinity = serde_json::to_value(affinity).expect("JSON");
+    affinity.pointer(NAME).and_then(Value::as_str).unwrap_or(NODE).to_owned()
+}
+
+/// A node without anything behind it: scheduler, kubelet and runtime in a page. It does the work of all other nodes, too.
+async fn node(client: Client, ready: bool) {
+    add_node(&client, NODE, json!({})).await;
     let informers = Informers::new(client.clone());
     let mut changes = informers.of::<Pod>().subscribe();
     let mut steps = JoinSet::new();
@@ -294,7 +312,7 @@ async fn step(client: Client, pod: Arc<Pod>, number: usize, ready: bool) {
     } else if !assigned {
         let binding = json!({
             "apiVersion": "v1", "kind": "Binding",
-            "metadata": {"name": name}, "target": {"apiVersion": "v1", "kind": "Node", "name": NODE},
+            "metadata": {"name": name}, "target": {"apiVersion": "v1", "kind": "Node", "name": target(&pod)},
         });
         let bound: Result<Value, kube::Error> =
             api.create_subresource("binding", name, &PostParams::default(), &binding).await;

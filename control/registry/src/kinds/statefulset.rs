@@ -61,11 +61,13 @@ impl Strategy for StatefulSets {
     }
 
     fn prepare_for_create(&self, set: &mut StatefulSet) {
+        drop_disabled(set, None);
         spec_status::created(set);
         default_status(set);
     }
 
     fn prepare_for_update(&self, set: &mut StatefulSet, old: &StatefulSet) {
+        drop_disabled(set, Some(old));
         spec_status::updated(set, old);
     }
 
@@ -185,6 +187,18 @@ impl Strategy for StatefulSets {
 fn default_status(set: &mut StatefulSet) {
     if let Some(status) = &mut set.status {
         status.available_replicas.get_or_insert(0);
+    }
+}
+
+/// Takes away `maxUnavailable`, whose gate `MaxUnavailableStatefulSet` is off in v1.36, unless it is there already.
+fn drop_disabled(set: &mut StatefulSet, old: Option<&StatefulSet>) {
+    let held = old.and_then(|old| old.spec.as_ref()?.update_strategy.as_ref()?.rolling_update.as_ref());
+    if held.is_some_and(|held| held.max_unavailable.is_some()) {
+        return;
+    }
+    let strategy = set.spec.as_mut().and_then(|spec| spec.update_strategy.as_mut());
+    if let Some(rolling) = strategy.and_then(|strategy| strategy.rolling_update.as_mut()) {
+        rolling.max_unavailable = None;
     }
 }
 
@@ -353,6 +367,24 @@ mod tests {
                 "spec.serviceName: Invalid value: \"d_b\": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')",
             ],
         );
+    }
+
+    #[test]
+    fn a_field_of_a_gate_that_is_off_is_dropped_unless_it_is_there() {
+        let fast = db(", updateStrategy: {rollingUpdate: {maxUnavailable: 2}}");
+        let shown = |set: &StatefulSet| {
+            let strategy = set.spec.as_ref().and_then(|spec| spec.update_strategy.as_ref());
+            checks::json(&strategy.and_then(|strategy| strategy.rolling_update.as_ref())).to_string()
+        };
+        let mut created = object(&StatefulSets, &fast);
+        StatefulSets.prepare_for_create(&mut created);
+        assert_eq!(shown(&created), r#"{"partition":0}"#);
+        let mut updated = object(&StatefulSets, &fast);
+        StatefulSets.prepare_for_update(&mut updated, &created);
+        assert_eq!(shown(&updated), r#"{"partition":0}"#);
+        let mut kept = object(&StatefulSets, &fast);
+        StatefulSets.prepare_for_update(&mut kept, &object(&StatefulSets, &fast));
+        assert_eq!(shown(&kept), r#"{"maxUnavailable":2,"partition":0}"#);
     }
 
     #[test]

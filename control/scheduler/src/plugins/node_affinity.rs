@@ -1,6 +1,6 @@
 //! `spec.nodeSelector` and node affinity: required terms filter, preferred ones score.
 
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm};
+use wharf_machinery::placement;
 
 use super::normalize;
 use crate::cluster::NodeInfo;
@@ -15,7 +15,7 @@ impl Filter for NodeAffinity {
     }
 
     fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
-        if matches(pod, node) {
+        if pod.pod.spec.as_ref().is_none_or(|spec| placement::selects(spec, &node.name, node.labels())) {
             return Ok(());
         }
         Err(Rejection {
@@ -55,48 +55,12 @@ impl Score for NodeAffinity {
         preferred
             .into_iter()
             .flatten()
-            .filter(|term| meets(&term.preference, node))
+            .filter(|term| placement::meets(&term.preference, &node.name, node.labels()))
             .map(|term| i64::from(term.weight))
             .sum()
     }
 
     fn normalize(&self, scores: &mut [i64]) {
         normalize(scores, false);
-    }
-}
-
-fn matches(pod: &PodInfo, node: &NodeInfo) -> bool {
-    let selector = pod.pod.spec.as_ref().and_then(|spec| spec.node_selector.as_ref());
-    let selected = selector.into_iter().flatten().all(|(key, value)| node.label(key) == Some(value));
-    selected && pod.required_node_terms().is_none_or(|terms| terms.iter().any(|term| meets(term, node)))
-}
-
-/// A term without requirements meets nothing.
-fn meets(term: &NodeSelectorTerm, node: &NodeInfo) -> bool {
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    if expressions.is_empty() && fields.is_empty() {
-        return false;
-    }
-    expressions.iter().all(|requirement| holds(requirement, node.label(&requirement.key)))
-        && fields.iter().all(|requirement| requirement.key == "metadata.name" && holds(requirement, Some(&node.name)))
-}
-
-fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let listed = value.is_some_and(|value| values.iter().any(|listed| listed == value));
-    let compare = |ordering: std::cmp::Ordering| {
-        let number = value.and_then(|value| value.parse::<i64>().ok());
-        let bound = values.first().and_then(|bound| bound.parse::<i64>().ok());
-        matches!((number, bound), (Some(number), Some(bound)) if number.cmp(&bound) == ordering)
-    };
-    match requirement.operator.as_str() {
-        "In" => listed,
-        "NotIn" => !listed,
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compare(std::cmp::Ordering::Greater),
-        "Lt" => compare(std::cmp::Ordering::Less),
-        _ => false,
     }
 }

@@ -1,8 +1,8 @@
 //! Cordoned nodes take no pods but those that tolerate it.
 
 use k8s_openapi::api::core::v1::Taint;
+use wharf_machinery::placement::tolerated;
 
-use super::taint_toleration::tolerated;
 use crate::cluster::NodeInfo;
 use crate::framework::{Change, Filter, Rejection};
 use crate::pod::PodInfo;

@@ -1,6 +1,7 @@
 //! Nodes keep pods away by taints; pods say which they tolerate.
 
-use k8s_openapi::api::core::v1::{Taint, Toleration};
+use k8s_openapi::api::core::v1::Taint;
+use wharf_machinery::placement::tolerated;
 
 use super::normalize;
 use crate::cluster::NodeInfo;
@@ -8,26 +9,6 @@ use crate::framework::{Change, Filter, Rejection, Score};
 use crate::pod::PodInfo;
 
 pub struct TaintToleration;
-
-/// Source: `k8s.io/component-helpers/scheduling/corev1.TolerationsTolerateTaint`.
-pub fn tolerated(taint: &Taint, tolerations: &[Toleration]) -> bool {
-    tolerations.iter().any(|toleration| tolerates(toleration, taint))
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let set = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-    let effect_fits = set(&toleration.effect).is_none_or(|effect| effect == taint.effect);
-    let key_fits = set(&toleration.key).is_none_or(|key| key == taint.key);
-    let value = taint.value.as_deref().unwrap_or_default();
-    let value_fits = match toleration.operator.as_deref() {
-        Some("Exists") => true,
-        None | Some("" | "Equal") => {
-            set(&toleration.key).is_some() && toleration.value.as_deref().unwrap_or_default() == value
-        }
-        Some(_) => false,
-    };
-    effect_fits && key_fits && value_fits
-}
 
 impl Filter for TaintToleration {
     fn name(&self) -> &'static str {
@@ -73,32 +54,5 @@ impl Score for TaintToleration {
 
     fn normalize(&self, scores: &mut [i64]) {
         normalize(scores, true);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn check(toleration: serde_json::Value, expected: bool) {
-        let taint = Taint {
-            key: "k".to_owned(),
-            value: Some("v".to_owned()),
-            effect: "NoExecute".to_owned(),
-            ..Taint::default()
-        };
-        assert_eq!(tolerated(&taint, &[serde_json::from_value(toleration.clone()).unwrap()]), expected, "{toleration}");
-    }
-
-    #[test]
-    fn tolerations_match_by_key_value_and_effect() {
-        check(json!({ "operator": "Exists" }), true);
-        check(json!({ "key": "k", "operator": "Exists", "effect": "NoExecute" }), true);
-        check(json!({ "key": "k", "value": "v" }), true);
-        check(json!({ "key": "k", "value": "w" }), false);
-        check(json!({ "key": "k", "operator": "Exists", "effect": "NoSchedule" }), false);
-        check(json!({ "key": "other", "operator": "Exists" }), false);
     }
 }

@@ -73,6 +73,81 @@ async fn workloads_are_made_changed_and_watched() {
 }
 
 #[tokio::test]
+async fn a_stateful_set_is_rolled_out_scaled_and_rolled_back() {
+    let cluster = Cluster::with_images(&["hello-http"]).await;
+    let set = "{apiVersion: apps/v1, kind: StatefulSet, metadata: {name: db}, spec: {serviceName: db, replicas: 2, \
+        selector: {matchLabels: {app: db}}, template: {metadata: {labels: {app: db}}, \
+        spec: {containers: [{name: main, image: 'hello-http:v1'}]}}}}";
+    cluster.kubectl_with(&["apply", "-f", "-"], set).await.success();
+    say(
+        &cluster,
+        &[
+            ("rollout status sts/db --timeout=90s", "rolling update complete 2 pods"),
+            ("get pods -l app=db -o name", "pod/db-1"),
+            ("get controllerrevisions", "statefulset.apps/db"),
+            ("scale sts/db --replicas=3 --current-replicas=2", "statefulset.apps/db scaled"),
+            ("rollout status sts/db --timeout=90s", "rolling update complete 3 pods"),
+            ("get sts db", "3/3"),
+            ("set env sts/db COLOUR=blue", "statefulset.apps/db env updated"),
+            ("rollout status sts/db --timeout=90s", "rolling update complete 3 pods"),
+            ("get pod db-2 -o jsonpath={.spec.containers[0].env[0].value}", "blue"),
+            ("rollout history sts/db", "REVISION"),
+            ("rollout history sts/db --revision=2", "COLOUR"),
+            ("rollout undo sts/db", "statefulset.apps/db rolled back"),
+            ("rollout status sts/db --timeout=90s", "rolling update complete 3 pods"),
+            ("rollout history sts/db", "3 "),
+            ("rollout undo sts/db --to-revision=3", "skipped rollback"),
+            ("rollout undo sts/db --to-revision=2", "rolled back"),
+            ("rollout status sts/db --timeout=90s", "rolling update complete 3 pods"),
+            ("rollout restart sts/db", "statefulset.apps/db restarted"),
+            ("rollout status sts/db --timeout=90s", "rolling update complete 3 pods"),
+            ("describe sts db", "create Pod db-0 in StatefulSet db successful"),
+            ("autoscale sts/db --min=1 --max=3 --cpu-percent=80", "horizontalpodautoscaler.autoscaling/db autoscaled"),
+            ("delete pod db-0 --wait", "deleted"),
+            ("rollout status sts/db --timeout=90s", "rolling update complete"),
+            ("delete hpa/db sts/db", "deleted"),
+            ("wait --for=delete pod -l app=db --timeout=90s", ""),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_daemon_set_is_rolled_out_drained_around_and_rolled_back() {
+    let cluster = Cluster::with_images(&["hello-http"]).await;
+    let set = "{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: agent}, spec: {selector: {matchLabels: {app: agent}}, \
+        template: {metadata: {labels: {app: agent}}, spec: {containers: [{name: main, image: 'hello-http:v1'}]}}}}";
+    cluster.kubectl_with(&["apply", "-f", "-"], set).await.success();
+    say(
+        &cluster,
+        &[
+            ("rollout status ds/agent --timeout=90s", "daemon set \"agent\" successfully rolled out"),
+            ("get ds agent -o jsonpath={.status.numberReady}", "1"),
+            ("set env ds/agent COLOUR=blue", "daemonset.apps/agent env updated"),
+            ("rollout status ds/agent --timeout=90s", "successfully rolled out"),
+            ("get pods -l app=agent -o jsonpath={.items[0].spec.containers[0].env[0].value}", "blue"),
+            ("rollout history ds/agent", "REVISION"),
+            ("rollout history ds/agent --revision=2", "COLOUR"),
+            ("rollout undo ds/agent", "daemonset.apps/agent rolled back"),
+            ("rollout status ds/agent --timeout=90s", "successfully rolled out"),
+            ("rollout undo ds/agent --to-revision=3", "skipped rollback"),
+            ("rollout restart ds/agent", "daemonset.apps/agent restarted"),
+            ("rollout status ds/agent --timeout=90s", "successfully rolled out"),
+            ("describe ds agent", "Created pod: agent-"),
+            ("!drain --selector kubernetes.io/hostname --timeout=30s", "DaemonSet-managed"),
+            ("drain --selector kubernetes.io/hostname --ignore-daemonsets --timeout=60s", "drained"),
+            ("get ds agent -o jsonpath={.status.numberReady}", "1"),
+            ("delete pods -l app=agent --wait", "deleted"),
+            ("rollout status ds/agent --timeout=90s", "successfully rolled out"),
+            ("uncordon --selector kubernetes.io/hostname", "uncordoned"),
+            ("delete ds/agent", "deleted"),
+            ("wait --for=delete pod -l app=agent --timeout=90s", ""),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn objects_of_many_kinds_are_created_from_flags() {
     let cluster = Cluster::with_images(&[]).await;
     say(
