@@ -9,6 +9,7 @@ pub mod field;
 pub mod gvk;
 mod lean;
 pub mod object;
+pub mod order;
 
 pub use error::ApiError;
 pub use gvk::{GroupVersion, Gvk, Gvr};

@@ -24,7 +24,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
-use k8s_openapi::api::networking::v1::ServiceCIDR;
+use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -38,6 +38,7 @@ use wharf_auth::{MASTERS, User};
 use wharf_registry::{SYSTEM_CLASSES, SystemClass};
 use wharf_types::meta::ObjectMeta;
 
+use crate::allocate::repair;
 use crate::allocate::service::Cidr;
 use crate::server::ApiServer;
 
@@ -83,8 +84,10 @@ impl Error {
 /// Makes what is missing.
 pub async fn ensure(server: &Arc<ApiServer>, at: Location) -> Result<(), Error> {
     let client = client(server);
-    ensure_core(&client, at).await?;
+    // Services have their addresses of it.
     servicecidr::ensure(&client, at.services, (server.clock)()).await?;
+    repair::ensure(server).await?;
+    ensure_core(&client, at).await?;
     flowcontrol::ensure(&client).await?;
     apiservices::ensure(server, &client).await
 }
@@ -128,11 +131,14 @@ pub(crate) fn client(server: &Arc<ApiServer>) -> Client {
 pub async fn keep(server: Arc<ApiServer>, at: Location, cancel: CancellationToken) {
     let client = client(&server);
     let by_name = watcher::Config::default().fields(&format!("metadata.name={SERVICE}"));
+    // A Service that goes gives its address back a moment later: only then can there be another one.
+    let its_address = watcher::Config::default().fields(&format!("metadata.name={}", at.service_ip));
     let mut pokes = stream::select_all([
         pokes(Api::<Namespace>::all(client.clone()), watcher::Config::default()),
         pokes(Api::<Service>::default_namespaced(client.clone()), by_name.clone()),
         pokes(Api::<Endpoints>::default_namespaced(client.clone()), by_name.clone()),
         pokes(Api::<EndpointSlice>::default_namespaced(client.clone()), by_name.clone()),
+        pokes(Api::<IPAddress>::all(client.clone()), its_address),
     ]);
     let mut ranges = self::pokes(Api::<ServiceCIDR>::all(client.clone()), by_name);
     let all = watcher::Config::default;
@@ -171,6 +177,7 @@ pub async fn keep(server: Arc<ApiServer>, at: Location, cancel: CancellationToke
         () = cancel.cancelled() => {}
         _ = work => {}
         () = tracking::keep(&server) => {}
+        () = repair::keep(&server) => {}
     }
 }
 

@@ -7,6 +7,8 @@ use http::{HeaderMap, header};
 use wharf_machinery::protobuf;
 use wharf_types::ApiError;
 
+use crate::query::Query;
+
 /// What a body can be sent as.
 pub const SERVED: &[&str] = &["application/json", "application/yaml", protobuf::MEDIA_TYPE];
 /// What a watch can be sent as.
@@ -75,7 +77,7 @@ pub struct Accepted {
     pub form: Form,
     /// In which version of `meta.k8s.io` the form is written.
     pub meta: Meta,
-    /// Indented, as a browser or `curl` with `?pretty=true` gets it.
+    /// Indented, because the media type says so; see [`is_pretty`] for those that do not.
     pub pretty: bool,
 }
 
@@ -156,6 +158,18 @@ pub fn negotiate(headers: &HeaderMap, place: Place) -> Result<Accepted, ApiError
     clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality).then(b.specificity().cmp(&a.specificity())));
     let served = if place == Place::Stream { STREAMED } else { SERVED };
     clauses.iter().find_map(|clause| clause.accepted(place)).ok_or_else(|| ApiError::not_acceptable(served))
+}
+
+/// Programs that people look at JSON with.
+const PEOPLE: [&str; 3] = ["curl", "Wget", "Mozilla/5.0"];
+
+/// True where JSON is to be indented: as the query says, or else for programs that people read answers in. Source: `isPrettyPrint`.
+pub fn is_pretty(headers: &HeaderMap, query: &Query) -> bool {
+    let agent = || headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match query.get("pretty").filter(|text| !text.is_empty()) {
+        Some(text) => matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True"),
+        None => PEOPLE.iter().any(|program| agent().starts_with(program)),
+    }
 }
 
 /// True where the client can unpack gzip.

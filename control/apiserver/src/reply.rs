@@ -2,6 +2,8 @@
 //!
 //! A stored object is not read to serve it as JSON: its bytes go out as the cache holds them.
 
+mod pretty;
+
 use std::io::Write;
 use std::sync::Arc;
 
@@ -15,13 +17,16 @@ use wharf_cache::Entry;
 use wharf_machinery::{cursor, protobuf};
 use wharf_registry::Row;
 use wharf_store::Revision;
-use wharf_types::ApiError;
+use wharf_types::{ApiError, order};
 
 use crate::call::Call;
 use crate::listbody::{self, ListBody};
 use crate::negotiate::{self, Accepted, Encoding, Form, Meta, Place};
 use crate::query::Query;
 use crate::table;
+
+use pretty::indented;
+pub use pretty::{pretty, pretty_error};
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -68,7 +73,7 @@ impl List {
 
 impl Reply {
     pub fn plain(code: StatusCode, value: &impl serde::Serialize) -> Self {
-        Reply::Plain { code, bytes: encode(value).into() }
+        Reply::Plain { code, bytes: order::envelope(value).into() }
     }
 }
 
@@ -297,7 +302,7 @@ pub(crate) fn finish(
 ) -> Result<Response<Body>, ApiError> {
     let mut encoding = accepted.encoding;
     let body = match encoding {
-        Encoding::Json if accepted.pretty => indented(&json)?,
+        Encoding::Json if accepted.pretty => indented(&json),
         Encoding::Json => json,
         Encoding::Yaml => yaml(&json)?,
         Encoding::Protobuf => match as_protobuf(&json)? {
@@ -317,13 +322,6 @@ fn send(code: StatusCode, encoding: Encoding, body: Bytes, headers: &HeaderMap) 
     let mut response = if zip { packed(code, encoding, &body)? } else { bytes(code, encoding.content_type(), body) };
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
     Ok(response)
-}
-
-fn indented(json: &[u8]) -> Result<Bytes, ApiError> {
-    let value: serde_json::Value = serde_json::from_slice(json).map_err(ApiError::internal)?;
-    let mut out = serde_json::to_vec_pretty(&value).map_err(ApiError::internal)?;
-    out.push(b'\n');
-    Ok(out.into())
 }
 
 fn yaml(json: &[u8]) -> Result<Bytes, ApiError> {
@@ -349,7 +347,7 @@ pub fn refuse(call: &Call, why: &ApiError) -> Response<Body> {
     let mut response = error(why);
     let accepted = negotiate::negotiate(&call.headers, Place::Plain);
     if accepted.is_ok_and(|accepted| accepted.encoding == Encoding::Protobuf)
-        && let Ok(Some(encoded)) = as_protobuf(&encode(&why.status()))
+        && let Ok(Some(encoded)) = as_protobuf(&order::envelope(&why.status()))
     {
         *response.body_mut() = full(encoded);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(protobuf::MEDIA_TYPE));
@@ -400,7 +398,7 @@ pub fn raw_json(code: StatusCode, value: &impl serde::Serialize) -> Response<Bod
 /// A refusal as a `Status`.
 pub fn error(error: &ApiError) -> Response<Body> {
     let code = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = json(code, &error.status());
+    let mut response = bytes(code, "application/json", order::envelope(&error.status()));
     if let Some(seconds) = error.details.as_ref().and_then(|details| details.retry_after_seconds) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }

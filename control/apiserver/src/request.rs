@@ -122,6 +122,11 @@ impl Info {
         info
     }
 
+    /// True for what is an API object, or tells which there are.
+    pub fn has_objects(&self) -> bool {
+        matches!(self.target, Target::Resource(_)) || self.path.starts_with("/api")
+    }
+
     /// True for requests that last as long as the client likes: no time limit, no place among the requests in flight.
     pub fn long_running(&self) -> bool {
         let subresource = match &self.target {

@@ -3,9 +3,10 @@
 //! Source: `k8s.io/apiserver/pkg/endpoints/handlers/response.go`. Written straight into the reply's buffer.
 
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 use wharf_registry::{Column, Row};
 use wharf_types::ApiError;
+use wharf_types::order::{ENVELOPES, Ordered};
 
 use crate::negotiate::Meta;
 use crate::query::Query;
@@ -80,9 +81,10 @@ pub fn columns(out: &mut Vec<u8>, row: &Row) {
             "priority": column.priority,
         })
     };
-    let columns: Vec<_> = row.kind.columns().iter().map(column).collect();
+    let columns: Value = row.kind.columns().iter().map(column).collect();
     out.extend_from_slice(br#","columnDefinitions":"#);
-    out.extend_from_slice(serde_json::Value::from(columns).to_string().as_bytes());
+    let columns = Ordered::part(&columns, ENVELOPES, "columnDefinitions");
+    serde_json::to_writer(out, &columns).expect("columns serialise to JSON");
 }
 
 /// `,"rows":[…]`

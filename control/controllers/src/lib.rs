@@ -37,6 +37,7 @@ mod resourcequota;
 mod rootca;
 mod serviceaccount;
 mod serviceaccounttoken;
+mod servicecidr;
 mod share;
 mod statefulset;
 mod tainteviction;
@@ -170,6 +171,8 @@ pub fn register(manager: &mut Manager, watches: &Informers, options: Options) {
         manager.add(nodeipam::NodeIpam::new(&of("node-controller"), range, recorder.clone()), 1);
     }
     manager.add(serviceaccount::ServiceAccounts::new(&of("service-account-controller")), 1);
+    let ranges = of("service-cidrs-controller");
+    manager.add(servicecidr::ServiceCidrs::new(&ranges, recorder.clone(), clock.clone()), 1);
     if let Some(signer) = options.token_signer {
         // Who makes tokens can have none of its own: upstream's works as the manager itself, too.
         let tokens = serviceaccounttoken::ServiceAccountTokens::new(watches, signer, options.ca_pem.clone());

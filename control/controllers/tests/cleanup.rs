@@ -4,12 +4,14 @@ mod support;
 
 use std::sync::Arc;
 
+use jiff::{SignedDuration, Timestamp};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use support::{Cluster, NODE, create, template, wait_for};
-use wharf_client::ObjectKey;
+use wharf_client::{Clock, ObjectKey};
 use wharf_types::k8s::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, ServiceAccount};
+use wharf_types::k8s::api::networking::v1::{IPAddress, ServiceCIDR};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_namespace_gets_what_it_needs_and_leaves_nothing_behind() {
@@ -197,4 +199,37 @@ async fn a_node_gets_addresses_and_is_noticed_when_it_falls_silent() {
         wait_for(cluster.informers.of::<Node>(), "the node lost", move |all| all.get(&key).filter(|node| lost(node)));
     let node = node.await;
     assert_eq!(node.spec.as_ref().and_then(|spec| spec.pod_cidr.as_deref()), Some("127.64.0.0/20"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_range_of_services_stays_while_an_address_needs_it() {
+    // Ahead by more than a deletion waits.
+    let ahead = || Timestamp::now() + SignedDuration::from_secs(20);
+    let cluster = Cluster::with(|told| told.clock = Clock::new(ahead)).await;
+    let ranges = Api::<ServiceCIDR>::all(cluster.client.clone());
+    let addresses = Api::<IPAddress>::all(cluster.client.clone());
+    let range = |name: &str, block: &str| json!({"metadata": {"name": name}, "spec": {"cidrs": [block]}});
+    let ready = |status: &'static str| {
+        move |all: &wharf_client::Lister<ServiceCIDR>| {
+            let range = all.get(&ObjectKey::cluster("small"))?;
+            let told = range.status.as_ref()?.conditions.as_ref()?.first()?.status == status;
+            (told && range.metadata.finalizers.is_some()).then_some(())
+        }
+    };
+    create(&ranges, range("small", "203.0.113.0/28")).await;
+    wait_for(cluster.informers.of::<ServiceCIDR>(), "the range ready", ready("True")).await;
+
+    let labels = json!({"ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io"});
+    let spec = json!({"parentRef": {"resource": "services", "namespace": "default", "name": "web"}});
+    create(&addresses, json!({"metadata": {"name": "203.0.113.7", "labels": labels}, "spec": spec})).await;
+    wait_for(cluster.informers.of::<IPAddress>(), "the address", |all| (all.len() == 1).then_some(())).await;
+    ranges.delete("small", &DeleteParams::default()).await.expect("deleted");
+    wait_for(cluster.informers.of::<ServiceCIDR>(), "the range held", ready("False")).await;
+
+    // One that has the address too sets it free.
+    create(&ranges, range("large", "203.0.113.0/24")).await;
+    wait_for(cluster.informers.of::<ServiceCIDR>(), "the range gone", |all| {
+        all.get(&ObjectKey::cluster("small")).is_none().then_some(())
+    })
+    .await;
 }

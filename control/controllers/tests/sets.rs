@@ -406,6 +406,7 @@ async fn of_equal_revisions_of_a_daemon_set_one_stays_and_no_pod_restarts() {
     let before = cluster.wait::<Pod>("a pod", |pods| pods.len() == 1).await.remove(0);
     let mut copy = revisions(&cluster).await.remove(0);
     copy.metadata.name = Some("agent-copy".to_owned());
+    copy.metadata.managed_fields = None;
     copy.metadata.resource_version = None;
     copy.metadata.uid = None;
     copy.metadata.labels.get_or_insert_default().insert(REVISION.to_owned(), "copy".to_owned());

@@ -32,8 +32,11 @@ impl Rootless {
     }
 }
 
+/// Loopback addresses that no Service takes from a pod, whatever ranges are made.
+const PLAIN_LOOPBACK: Prefix = Prefix::new(Ipv4Addr::new(127, 0, 0, 0), 16);
+
 /// What a guest means by an address.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Meaning {
     Any,
     Loopback,
@@ -59,6 +62,13 @@ fn meaning(address: IpAddr) -> Meaning {
     }
 }
 
+fn is_plain(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => PLAIN_LOOPBACK.contains(v4),
+        IpAddr::V6(_) => true,
+    }
+}
+
 #[async_trait]
 impl Network for Rootless {
     fn allocate(&self, uid: &str) -> Result<PodAddress, Error> {
@@ -81,8 +91,15 @@ impl Network for Rootless {
     fn connect(&self, pod: &PodAddress, transport: Transport, address: SocketAddr) -> Result<SocketAddr, Error> {
         match meaning(address.ip()) {
             // As on Linux, connecting to the unspecified address means this host: the pod.
-            Meaning::Any | Meaning::Loopback => Ok(SocketAddr::new(pod.loopback, address.port())),
-            Meaning::Outside => Ok(address),
+            Meaning::Any => Ok(SocketAddr::new(pod.loopback, address.port())),
+            // Services of a further range may have any address but those that every pod calls its own.
+            Meaning::Loopback if is_plain(address.ip()) => Ok(SocketAddr::new(pod.loopback, address.port())),
+            meaning @ (Meaning::Loopback | Meaning::Outside) => match self.services.pick(pod.ip, address, transport) {
+                Pick::Backend(backend) => Ok(backend),
+                Pick::Empty => Err(Error::NoEndpoint(address)),
+                Pick::Unknown if meaning == Meaning::Loopback => Ok(SocketAddr::new(pod.loopback, address.port())),
+                Pick::Unknown => Ok(address),
+            },
             Meaning::Cluster => match self.services.pick(pod.ip, address, transport) {
                 Pick::Backend(backend) => Ok(backend),
                 Pick::Empty => Err(Error::NoEndpoint(address)),
@@ -117,6 +134,11 @@ mod tests {
             json!({ "clusterIP": "127.96.0.7", "ports": [{ "name": "http", "port": 80 }] }),
         ));
         services.apply_slice(slice("web", 8080, json!([{ "addresses": ["127.64.0.9"] }])));
+        for (name, ip) in [("far", "203.0.113.10"), ("near", "127.200.0.7"), ("rude", "127.0.0.1")] {
+            services
+                .apply_service(service(name, json!({ "clusterIP": ip, "ports": [{ "name": "http", "port": 80 }] })));
+            services.apply_slice(slice(name, 8080, json!([{ "addresses": ["127.64.0.9"] }])));
+        }
         let names = Names::new(services.clone(), "cluster.local");
         let network = Rootless::new(Options { pod_cidr: "127.64.0.0/20".parse().unwrap(), services, names });
         let pod = network.allocate("uid").unwrap();
@@ -138,6 +160,14 @@ mod tests {
         connect("127.64.0.9:8080", "127.64.0.9:8080");
         connect("127.0.0.1:7000", "127.192.0.1:7000");
         connect("93.184.216.34:80", "93.184.216.34:80");
+    }
+
+    #[test]
+    fn services_of_further_ranges_are_reached() {
+        connect("203.0.113.10:80", "127.64.0.9:8080");
+        connect("203.0.113.10:81", "203.0.113.10:81");
+        connect("127.200.0.7:80", "127.64.0.9:8080");
+        connect("127.0.0.1:80", "127.192.0.1:80");
     }
 
     #[test]

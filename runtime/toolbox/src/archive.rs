@@ -1,4 +1,8 @@
 //! `tar`, as kubectl's `cp` speaks it: archives on standard output and input, or in files.
+//!
+//! Symbolic and hard links are made when everything else is there, so that nothing is written through one of the same archive. WASI has
+//! no modes and no owners: what is packed says the usual ones, what is unpacked gets none. Absent on purpose: which files are one
+//! (WASI does not tell), so hard links are packed as files of their own.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -8,6 +12,7 @@ use std::time::SystemTime;
 use ::tar::{Archive, Builder, EntryType, Header};
 
 use crate::io::{Failure, Io, shown};
+use crate::{links, time};
 
 type Ended = Result<i32, Failure>;
 
@@ -23,6 +28,8 @@ struct Asked {
     /// Where names count from.
     dir: PathBuf,
     verbose: bool,
+    /// What a symbolic link leads to is packed in its place.
+    follow: bool,
     strip: usize,
     names: Vec<String>,
 }
@@ -48,6 +55,7 @@ fn asked(io: &Io<'_>, arguments: &[String]) -> Result<Asked, Failure> {
                 ("strip-components", number) => asked.strip = number.parse().unwrap_or(0),
                 ("directory", dir) => asked.dir = io.path(dir),
                 // There are no owners and few permissions to keep.
+                ("dereference", _) => asked.follow = true,
                 ("no-same-permissions" | "no-same-owner" | "no-overwrite-dir" | "numeric-owner", _) => {}
                 (other, _) => return Err(Failure::usage(format!("unrecognized option: {other}"))),
             }
@@ -65,7 +73,8 @@ fn asked(io: &Io<'_>, arguments: &[String]) -> Result<Asked, Failure> {
             match letter {
                 'c' | 'x' | 't' => asked.deed = Some(letter),
                 'v' => asked.verbose = true,
-                'm' | 'p' | 'o' | 'h' => {}
+                'h' => asked.follow = true,
+                'm' | 'p' | 'o' => {}
                 'f' => asked.file = Some(words.next().ok_or_else(|| missing('f'))?.1.clone()),
                 'C' => asked.dir = io.path(words.next().ok_or_else(|| missing('C'))?.1),
                 'z' | 'j' | 'J' => return Err(Failure::of("compressed archives are not known here")),
@@ -103,7 +112,7 @@ fn create(io: &mut Io<'_>, asked: &Asked) -> Ended {
                 .filter(|part| matches!(part, Component::Normal(_) | Component::CurDir))
                 .collect();
             let inside = if inside.as_os_str().is_empty() { PathBuf::from(".") } else { inside };
-            add(&mut archive, &path, &inside, &mut say)?;
+            add(&mut archive, (&path, &inside), asked.follow, &mut say)?;
         }
         archive.finish()?;
         archive.into_inner()?.flush()?;
@@ -114,12 +123,12 @@ fn create(io: &mut Io<'_>, asked: &Asked) -> Ended {
 
 fn add(
     archive: &mut Builder<Box<dyn Write + '_>>,
-    path: &Path,
-    inside: &Path,
+    (path, inside): (&Path, &Path),
+    follow: bool,
     say: &mut dyn FnMut(String, bool),
 ) -> Result<(), Failure> {
     let wrong = |error: &std::io::Error| format!("tar: {}: {}", path.display(), crate::io::reason(error));
-    let metadata = match fs::symlink_metadata(path) {
+    let metadata = match if follow { fs::metadata(path) } else { fs::symlink_metadata(path) } {
         Ok(metadata) => metadata,
         Err(error) => {
             say(wrong(&error), true);
@@ -143,7 +152,7 @@ fn add(
         let mut below: Vec<_> = fs::read_dir(path)?.flatten().map(|entry| entry.file_name()).collect();
         below.sort();
         for name in below {
-            add(archive, &path.join(&name), &inside.join(&name), say)?;
+            add(archive, (&path.join(&name), &inside.join(&name)), follow, say)?;
         }
     } else {
         let file = match fs::File::open(path) {
@@ -175,6 +184,7 @@ fn is_wanted(path: &Path, names: &[String]) -> bool {
 
 fn extract(io: &mut Io<'_>, asked: &Asked) -> Ended {
     let (mut complaints, mut told, mut code) = (Vec::new(), Vec::new(), 0);
+    let mut links = Vec::new();
     let mut archive = opened(io, asked)?;
     for entry in archive.entries()? {
         let mut entry = entry?;
@@ -188,10 +198,12 @@ fn extract(io: &mut Io<'_>, asked: &Asked) -> Ended {
             code = 1;
             continue;
         }
-        let parts = named.components().filter(|part| matches!(part, Component::Normal(_)));
-        let inside: PathBuf = parts.skip(asked.strip).collect();
-        let path = asked.dir.join(&inside);
-        if let Err(error) = put(&mut entry, &path) {
+        let path = asked.place(&named);
+        let kind = entry.header().entry_type();
+        if matches!(kind, EntryType::Symlink | EntryType::Link) {
+            let to = entry.link_name()?.map(|to| to.into_owned()).unwrap_or_default();
+            links.push((kind, named.clone(), path, to));
+        } else if let Err(error) = put(&mut entry, &path) {
             complaints.push(format!("tar: {}: {}", named.display(), crate::io::reason(&error)));
             code = 1;
         }
@@ -200,9 +212,38 @@ fn extract(io: &mut Io<'_>, asked: &Asked) -> Ended {
         }
     }
     drop(archive);
+    for (kind, named, path, to) in links {
+        if let Err(error) = link(asked, kind, &path, &to) {
+            let to = to.display();
+            complaints.push(format!("tar: {}: can't link to '{to}': {}", named.display(), crate::io::reason(&error)));
+            code = 1;
+        }
+    }
     told.iter().for_each(|line| io.line(line));
     complaints.iter().for_each(|text| io.complain(text));
     Ok(code)
+}
+
+impl Asked {
+    /// Where a member of the archive goes.
+    fn place(&self, named: &Path) -> PathBuf {
+        let parts = named.components().filter(|part| matches!(part, Component::Normal(_)));
+        self.dir.join(parts.skip(self.strip).collect::<PathBuf>())
+    }
+}
+
+fn link(asked: &Asked, kind: EntryType, path: &Path, to: &Path) -> std::io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    if fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_dir()) {
+        fs::remove_file(path)?;
+    }
+    match kind {
+        // The other end is a member too.
+        EntryType::Link => fs::hard_link(asked.place(to), path),
+        _ => links::symlink(to, path),
+    }
 }
 
 fn put(entry: &mut ::tar::Entry<'_, impl Read>, path: &Path) -> std::io::Result<()> {
@@ -219,7 +260,7 @@ fn put(entry: &mut ::tar::Entry<'_, impl Read>, path: &Path) -> std::io::Result<
             let mut file = fs::File::create(path)?;
             std::io::copy(entry, &mut file).map(drop)
         }
-        _ => Err(std::io::Error::other("links and devices are not made here")),
+        _ => Err(std::io::Error::other("devices are not made here")),
     }
 }
 
@@ -230,13 +271,36 @@ fn list(io: &mut Io<'_>, asked: &Asked) -> Ended {
         let entry = entry?;
         let path = entry.path()?;
         if is_wanted(&path, &asked.names) {
-            lines.push(match asked.verbose {
-                true => format!("{:>10} {}", entry.size(), path.display()),
-                false => path.display().to_string(),
-            });
+            lines.push(if asked.verbose { described(&entry)? } else { path.display().to_string() });
         }
     }
     drop(archive);
     lines.iter().for_each(|line| io.line(line));
     Ok(0)
+}
+
+/// `-rw-r--r-- 0/0 5 2026-01-01 00:00 name -> target`
+fn described(entry: &::tar::Entry<'_, impl Read>) -> std::io::Result<String> {
+    let header = entry.header();
+    let kind = match header.entry_type() {
+        EntryType::Directory => 'd',
+        EntryType::Symlink => 'l',
+        EntryType::Link => 'h',
+        _ => '-',
+    };
+    let mode = header.mode()?;
+    let letters = (0..9).rev().map(|bit| match (mode >> bit & 1, bit % 3) {
+        (0, _) => '-',
+        (_, 2) => 'r',
+        (_, 1) => 'w',
+        _ => 'x',
+    });
+    let (letters, size) = (letters.collect::<String>(), entry.size());
+    let when = time::of_archive(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(header.mtime()?));
+    let to = entry.link_name()?.map(|to| match kind {
+        'h' => format!(" link to {}", to.display()),
+        _ => format!(" -> {}", to.display()),
+    });
+    let (uid, gid, path) = (header.uid()?, header.gid()?, entry.path()?);
+    Ok(format!("{kind}{letters} {uid}/{gid} {size:>9} {when} {}{}", path.display(), to.unwrap_or_default()))
 }

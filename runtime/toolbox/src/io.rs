@@ -50,6 +50,7 @@ pub fn reason(error: &std::io::Error) -> String {
         ErrorKind::DirectoryNotEmpty => "Directory not empty".to_owned(),
         ErrorKind::ReadOnlyFilesystem => "Read-only file system".to_owned(),
         ErrorKind::CrossesDevices => "Invalid cross-device link".to_owned(),
+        ErrorKind::Unsupported => "Operation not supported".to_owned(),
         _ => error.to_string(),
     }
 }
@@ -188,8 +189,7 @@ impl Options {
                 };
                 given.push((letter, value));
             } else if word.len() > 1 && word.starts_with('-') {
-                let mut letters = word[1..].char_indices();
-                while let Some((at, letter)) = letters.next() {
+                for (at, letter) in word[1..].char_indices() {
                     if with_value.contains(letter) {
                         let rest = &word[1 + at + letter.len_utf8()..];
                         let missing = || Failure::usage(format!("option requires an argument: {letter}"));
@@ -216,6 +216,11 @@ impl Options {
     /// The last one counts.
     pub fn value(&self, letter: char) -> Option<&str> {
         self.given.iter().rev().find(|(given, _)| *given == letter).map(|(_, value)| value.as_str())
+    }
+
+    /// All of them, in their order.
+    pub fn values(&self, letter: char) -> impl Iterator<Item = &str> {
+        self.given.iter().filter(move |(given, _)| *given == letter).map(|(_, value)| value.as_str())
     }
 
     /// The operands, or standard input where there are none.

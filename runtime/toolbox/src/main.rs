@@ -6,9 +6,15 @@
 //! that they do not know. Absent on purpose: whatever needs a terminal in raw mode, users, or other processes.
 
 mod archive;
+mod digest;
+mod edit;
 mod files;
+mod find;
 mod io;
+mod lines;
+mod links;
 mod net;
+mod pattern;
 mod shell;
 mod show;
 mod text;
@@ -25,41 +31,58 @@ type Tool = fn(&mut Io<'_>, &[String]) -> Result<i32, Failure>;
 const TOOLS: &[(&str, Tool)] = &[
     ("[", show::test),
     ("ash", shell::main),
+    ("base64", digest::base64),
     ("basename", show::basename),
     ("cat", text::cat),
+    ("chmod", links::chmod),
     ("cp", files::cp),
+    ("cut", lines::cut),
     ("date", time::date),
     ("dirname", show::dirname),
     ("du", files::du),
     ("echo", show::echo),
     ("env", show::env),
     ("false", show::no),
+    ("find", find::find),
     ("grep", text::grep),
     ("head", text::head),
     ("hostname", show::hostname),
     ("id", show::id),
+    ("ln", links::ln),
     ("ls", files::ls),
+    ("md5sum", digest::md5sum),
     ("mkdir", files::mkdir),
     ("mv", files::mv),
+    ("nc", net::nc),
     ("nslookup", net::nslookup),
     ("printenv", show::printenv),
     ("printf", show::printf),
+    ("ps", show::ps),
     ("pwd", show::pwd),
+    ("readlink", links::readlink),
     ("rm", files::rm),
     ("rmdir", files::rmdir),
+    ("sed", edit::sed),
+    ("seq", lines::seq),
     ("sh", shell::main),
+    ("sha256sum", digest::sha256sum),
     ("sleep", time::sleep),
     ("sort", text::sort),
+    ("stat", links::stat),
     ("tail", text::tail),
     ("tar", archive::tar),
     ("tee", text::tee),
     ("test", show::test),
     ("touch", files::touch),
+    ("tr", lines::tr),
     ("true", show::yes),
     ("uname", show::uname),
+    ("uniq", lines::uniq),
     ("wc", text::wc),
     ("wget", net::wget),
+    ("which", show::which),
     ("whoami", show::whoami),
+    ("xargs", lines::xargs),
 ];
 
 fn main() -> ExitCode {

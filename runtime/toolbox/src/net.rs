@@ -104,6 +104,34 @@ pub fn wget(io: &mut Io<'_>, arguments: &[String]) -> Ended {
     Err(Failure::of("too many redirections"))
 }
 
+/// `nc [-z] [-v] [-w SECONDS] HOST PORT`: whether somebody listens, or a conversation whose first half is the standard input.
+pub fn nc(io: &mut Io<'_>, arguments: &[String]) -> Ended {
+    let options = Options::parse(arguments, "zvn", "w", &[])?;
+    let [host, port] = &options.operands[..] else { return Err(Failure::usage("usage: nc [-z] [-v] HOST PORT")) };
+    let port: u16 = port.parse().map_err(|_| Failure::usage(format!("invalid port '{port}'")))?;
+    let all = (host.as_str(), port).to_socket_addrs().map_err(|_| Failure::of(format!("bad address '{host}'")))?;
+    let mut last = std::io::Error::from(std::io::ErrorKind::NotFound);
+    for address in all {
+        match TcpStream::connect(address) {
+            Ok(stream) => {
+                if options.has('v') {
+                    io.complain(&format!("{host} ({address}) open"));
+                }
+                return if options.has('z') { Ok(0) } else { talk(io, stream) };
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(Failure::of(format!("can't connect to remote host ({host}): {last}")))
+}
+
+fn talk(io: &mut Io<'_>, mut peer: TcpStream) -> Ended {
+    std::io::copy(&mut io.stdin, &mut peer)?;
+    peer.shutdown(std::net::Shutdown::Write)?;
+    std::io::copy(&mut peer, &mut io.stdout)?;
+    Ok(0)
+}
+
 struct Answer {
     code: u16,
     head: Vec<String>,

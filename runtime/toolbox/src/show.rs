@@ -173,6 +173,32 @@ pub fn uname(io: &mut Io<'_>, arguments: &[String]) -> Ended {
     Ok(0)
 }
 
+/// The container's own program, which is its one process: tools are components of their own, which start no others.
+pub fn ps(io: &mut Io<'_>, _: &[String]) -> Ended {
+    let line = std::fs::read(COMMAND_LINE).unwrap_or_default();
+    let words: Vec<_> =
+        line.split(|byte| *byte == 0).map(String::from_utf8_lossy).filter(|word| !word.is_empty()).collect();
+    io.line("PID   USER     COMMAND");
+    if !words.is_empty() {
+        io.line(&format!("{:>5} {:<8} {}", 1, "root", words.join(" ")));
+    }
+    Ok(0)
+}
+
+/// Where the host says what the container's program was started as, as Linux does.
+const COMMAND_LINE: &str = "/proc/1/cmdline";
+
+pub fn which(io: &mut Io<'_>, names: &[String]) -> Ended {
+    let mut code = 0;
+    for name in names {
+        match crate::find(base_name(name)) {
+            Some(_) => io.line(&format!("/bin/{}", base_name(name))),
+            None => code = 1,
+        }
+    }
+    Ok(code)
+}
+
 pub fn basename(io: &mut Io<'_>, arguments: &[String]) -> Ended {
     let [path, suffix @ ..] = arguments else { return Err(Failure::usage("missing operand")) };
     let name = base_name(path);

@@ -1,9 +1,12 @@
 //! Tools over lines of text.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, Read, Write};
+use std::io::{BufRead, Read, Seek, Write};
+
+use regex_lite::Regex;
 
 use crate::io::{Failure, Io, Options};
+use crate::pattern::{self, Kind};
 
 type Ended = Result<i32, Failure>;
 
@@ -112,9 +115,46 @@ fn title(io: &mut Io<'_>, name: &str, titled: bool, first: &mut bool) -> Result<
     Ok(())
 }
 
+/// How often a file that is followed is looked at.
+const FOLLOW_PAUSE: std::time::Duration = std::time::Duration::from_millis(250);
+
 pub fn tail(io: &mut Io<'_>, arguments: &[String]) -> Ended {
-    let options = Options::parse(&old_count(arguments), "q", "nc", &[])?;
-    let Count { bytes, from, number } = count(&options, "tail")?;
+    let options = Options::parse(&old_count(arguments), "qfF", "ncs", &[("follow", 'f')])?;
+    // What is added meanwhile may be shown twice, and is never lost.
+    let lengths: Vec<u64> = options.operands.iter().map(|name| length(io, name)).collect();
+    let code = ends(io, &options)?;
+    if !options.has('f') && !options.has('F') || options.operands.is_empty() {
+        return Ok(code);
+    }
+    follow(io, &options.operands, lengths)
+}
+
+fn length(io: &Io<'_>, name: &str) -> u64 {
+    std::fs::metadata(io.path(name)).map_or(0, |metadata| metadata.len())
+}
+
+/// Shows what is added, for ever: whoever has read enough ends it. A file that has become shorter is new.
+fn follow(io: &mut Io<'_>, names: &[String], mut shown: Vec<u64>) -> Ended {
+    loop {
+        io.stdout.flush()?;
+        std::thread::sleep(FOLLOW_PAUSE);
+        for (name, shown) in names.iter().zip(&mut shown) {
+            let length = length(io, name);
+            if length < *shown {
+                *shown = 0;
+            }
+            if length == *shown {
+                continue;
+            }
+            let mut file = std::fs::File::open(io.path(name)).map_err(|error| Failure::at(name, &error))?;
+            file.seek(std::io::SeekFrom::Start(*shown))?;
+            *shown += std::io::copy(&mut file.take(length - *shown), &mut io.stdout)?;
+        }
+    }
+}
+
+fn ends(io: &mut Io<'_>, options: &Options) -> Ended {
+    let Count { bytes, from, number } = count(options, "tail")?;
     let inputs = options.inputs();
     let titled = inputs.len() > 1 && !options.has('q');
     let mut first = true;
@@ -187,7 +227,20 @@ pub fn wc(io: &mut Io<'_>, arguments: &[String]) -> Ended {
 }
 
 pub fn sort(io: &mut Io<'_>, arguments: &[String]) -> Ended {
-    let options = Options::parse(arguments, "rnu", "", &[])?;
+    let options = Options::parse(arguments, "rnuf", "kt", &[])?;
+    let field: Option<usize> = options
+        .value('k')
+        .and_then(|key| key.split([',', '.']).next()?.trim_end_matches(char::is_alphabetic).parse().ok());
+    let key = |line: &[u8]| -> String {
+        let line = String::from_utf8_lossy(line).trim_end_matches('\n').to_owned();
+        let Some(field) = field.filter(|field| *field > 0) else { return line };
+        let part = match options.value('t').and_then(|text| text.chars().next()) {
+            Some(delimiter) => line.split(delimiter).nth(field - 1).map(str::to_owned),
+            None => line.split_whitespace().nth(field - 1).map(str::to_owned),
+        };
+        part.unwrap_or_default()
+    };
+    let numeric = options.has('n') || options.value('k').is_some_and(|key| key.contains('n'));
     let mut text = Vec::new();
     let code = each(io, "sort", &options.inputs(), |io, name| {
         text.extend(io.read_all(name)?);
@@ -197,10 +250,15 @@ pub fn sort(io: &mut Io<'_>, arguments: &[String]) -> Ended {
         Ok(0)
     })?;
     let mut lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
-    let number = |line: &[u8]| String::from_utf8_lossy(line).trim().parse::<f64>().unwrap_or(0.0);
-    match options.has('n') {
-        true => lines.sort_by(|a, b| number(a).total_cmp(&number(b)).then(a.cmp(b))),
-        false => lines.sort(),
+    let number = |text: &str| -> f64 {
+        let text = text.trim_start();
+        let digits = text.find(|it: char| !matches!(it, '0'..='9' | '-' | '.')).map_or(text, |end| &text[..end]);
+        digits.parse().unwrap_or(0.0)
+    };
+    let fold = |text: String| if options.has('f') { text.to_lowercase() } else { text };
+    match numeric {
+        true => lines.sort_by(|a, b| number(&key(a)).total_cmp(&number(&key(b))).then(a.cmp(b))),
+        false => lines.sort_by(|a, b| fold(key(a)).cmp(&fold(key(b))).then(a.cmp(b))),
     }
     if options.has('r') {
         lines.reverse();
@@ -214,27 +272,39 @@ pub fn sort(io: &mut Io<'_>, arguments: &[String]) -> Ended {
     Ok(code)
 }
 
-/// Finds fixed texts, and patterns of `^`, `$`, `.`, `*`, `[…]` and `\`.
+/// Basic and extended expressions, and fixed texts.
 pub fn grep(io: &mut Io<'_>, arguments: &[String]) -> Ended {
-    let options = Options::parse(arguments, "ivclnqFEhHosw", "e", &[])?;
-    let (pattern, inputs) = match options.value('e') {
-        Some(pattern) => (pattern.to_owned(), options.operands.clone()),
-        None => {
-            let (pattern, rest) =
-                options.operands.split_first().ok_or_else(|| Failure::usage("usage: grep PATTERN [FILE]..."))?;
-            (pattern.clone(), rest.to_vec())
+    let options = Options::parse(arguments, "ivclnqFEhHoswxrR", "e", &[])?;
+    let mut inputs = options.operands.clone();
+    let mut patterns: Vec<String> = options.values('e').map(str::to_owned).collect();
+    if patterns.is_empty() {
+        if inputs.is_empty() {
+            return Err(Failure::usage("usage: grep PATTERN [FILE]..."));
         }
-    };
+        patterns.push(inputs.remove(0));
+    }
+    let deep = options.has('r') || options.has('R');
+    if deep {
+        let here = if inputs.is_empty() { vec![".".to_owned()] } else { inputs };
+        inputs = here.iter().flat_map(|name| files_below(io, name)).collect();
+        if inputs.is_empty() {
+            return Ok(1);
+        }
+    }
     let inputs = if inputs.is_empty() { vec!["-".to_owned()] } else { inputs };
-    let fold = |text: &str| if options.has('i') { text.to_lowercase() } else { text.to_owned() };
-    let patterns: Vec<Pattern> = match options.has('F') {
-        true => pattern.lines().map(|line| Pattern::fixed(&fold(line))).collect(),
-        false => fold(&pattern)
-            .split(if options.has('E') { '|' } else { '\n' })
-            .map(Pattern::parse)
-            .collect::<Result<_, _>>()?,
+    let kind = Kind {
+        extended: options.has('E'),
+        fixed: options.has('F'),
+        fold: options.has('i'),
+        words: options.has('w'),
+        lines: options.has('x'),
     };
-    let named = (inputs.len() > 1 || options.has('H')) && !options.has('h');
+    let patterns: Vec<Regex> = patterns
+        .iter()
+        .flat_map(|text| text.split('\n'))
+        .map(|text| pattern::compile(text, kind))
+        .collect::<Result<_, _>>()?;
+    let named = (inputs.len() > 1 || deep || options.has('H')) && !options.has('h');
     let mut any = false;
     let code = each(io, "grep", &inputs, |io, name| {
         let prefix = if named { format!("{name}:") } else { String::new() };
@@ -249,8 +319,7 @@ pub fn grep(io: &mut Io<'_>, arguments: &[String]) -> Ended {
             number += 1;
             let text = String::from_utf8_lossy(&line);
             let text = text.trim_end_matches('\n');
-            let folded = fold(text);
-            if patterns.iter().any(|pattern| pattern.matches(&folded)) == options.has('v') {
+            if patterns.iter().any(|pattern| pattern.is_match(text)) == options.has('v') {
                 continue;
             }
             found += 1;
@@ -259,7 +328,15 @@ pub fn grep(io: &mut Io<'_>, arguments: &[String]) -> Ended {
             }
             if !options.has('c') {
                 let at = if options.has('n') { format!("{number}:") } else { String::new() };
-                shown.push(format!("{prefix}{at}{text}"));
+                match options.has('o') {
+                    true => shown.extend(
+                        patterns
+                            .iter()
+                            .flat_map(|pattern| pattern.find_iter(text))
+                            .map(|part| format!("{prefix}{at}{}", part.as_str())),
+                    ),
+                    false => shown.push(format!("{prefix}{at}{text}")),
+                }
             }
         }
         drop(from);
@@ -275,88 +352,15 @@ pub fn grep(io: &mut Io<'_>, arguments: &[String]) -> Ended {
     Ok(if code > 0 { 2 } else { i32::from(!any) })
 }
 
-/// A basic regular expression, matched by trying.
-struct Pattern {
-    start: bool,
-    end: bool,
-    parts: Vec<(One, bool)>,
-}
-
-enum One {
-    Any,
-    Letter(char),
-    /// Ranges, and whether what is in them must not be there.
-    Set(Vec<(char, char)>, bool),
-}
-
-impl One {
-    fn takes(&self, letter: char) -> bool {
-        match self {
-            One::Any => true,
-            One::Letter(own) => *own == letter,
-            One::Set(ranges, not) => ranges.iter().any(|(from, to)| (*from..=*to).contains(&letter)) != *not,
-        }
+/// All files below a directory, in the order of the names; a file alone is itself.
+fn files_below(io: &Io<'_>, name: &str) -> Vec<String> {
+    let path = io.path(name);
+    if !path.is_dir() {
+        return vec![name.to_owned()];
     }
-}
-
-impl Pattern {
-    fn fixed(text: &str) -> Self {
-        Self { start: false, end: false, parts: text.chars().map(|letter| (One::Letter(letter), false)).collect() }
-    }
-
-    fn parse(text: &str) -> Result<Self, Failure> {
-        let (start, text) = text.strip_prefix('^').map_or((false, text), |rest| (true, rest));
-        let (end, text) = match text.strip_suffix('$') {
-            Some(rest) if !rest.ends_with('\\') => (true, rest),
-            _ => (false, text),
-        };
-        let mut parts: Vec<(One, bool)> = Vec::new();
-        let mut letters = text.chars().peekable();
-        while let Some(letter) = letters.next() {
-            let one = match letter {
-                '*' if !parts.is_empty() => {
-                    if let Some((_, many)) = parts.last_mut() {
-                        *many = true;
-                    }
-                    continue;
-                }
-                '.' => One::Any,
-                '[' => {
-                    let not = letters.next_if_eq(&'^').is_some();
-                    let mut ranges = Vec::new();
-                    loop {
-                        let from = letters.next().ok_or_else(|| Failure::usage("unmatched ["))?;
-                        if from == ']' && !ranges.is_empty() {
-                            break;
-                        }
-                        let to = match letters.next_if_eq(&'-') {
-                            Some(_) => letters.next().ok_or_else(|| Failure::usage("unmatched ["))?,
-                            None => from,
-                        };
-                        ranges.push((from, to));
-                    }
-                    One::Set(ranges, not)
-                }
-                '\\' => One::Letter(letters.next().unwrap_or('\\')),
-                other => One::Letter(other),
-            };
-            parts.push((one, false));
-        }
-        Ok(Self { start, end, parts })
-    }
-
-    fn matches(&self, text: &str) -> bool {
-        let letters: Vec<char> = text.chars().collect();
-        let last = if self.start { 0 } else { letters.len() };
-        (0..=last).any(|at| self.from(&self.parts, &letters[at..]))
-    }
-
-    fn from(&self, parts: &[(One, bool)], letters: &[char]) -> bool {
-        let Some(((one, many), rest)) = parts.split_first() else { return !self.end || letters.is_empty() };
-        if !many {
-            return letters.split_first().is_some_and(|(first, others)| one.takes(*first) && self.from(rest, others));
-        }
-        let longest = letters.iter().take_while(|letter| one.takes(**letter)).count();
-        (0..=longest).rev().any(|count| self.from(rest, &letters[count..]))
-    }
+    let held = std::fs::read_dir(&path).into_iter().flatten().flatten();
+    let mut names: Vec<_> = held.filter(|entry| !entry.path().is_symlink()).map(|entry| entry.file_name()).collect();
+    names.sort();
+    let inner = names.iter().map(|inner| format!("{}/{}", name.trim_end_matches('/'), inner.to_string_lossy()));
+    inner.flat_map(|inner| files_below(io, &inner)).collect()
 }

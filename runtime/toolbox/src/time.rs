@@ -53,6 +53,16 @@ pub fn of_file(when: SystemTime) -> String {
     formatted(when, "%b %e %H:%M")
 }
 
+/// As `tar tv` shows it.
+pub fn of_archive(when: SystemTime) -> String {
+    formatted(when, "%F %H:%M")
+}
+
+/// As `stat` shows it.
+pub fn exact(when: SystemTime) -> String {
+    formatted(when, "%F %T.%N %z")
+}
+
 fn formatted(when: SystemTime, format: &str) -> String {
     let since = when.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let (seconds, nanos) = (since.as_secs(), since.subsec_nanos());

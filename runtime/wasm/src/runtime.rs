@@ -4,17 +4,16 @@
 //! survives the process: its guests end with it, and the node makes sandboxes and containers again from the API; only compiled
 //! code stays on disk. Absent on purpose: host ports (the network's job).
 
-use std::collections::BTreeMap;
+mod exec;
+mod sandboxes;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::future::join_all;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 use wharf_cri::events::Hub;
 use wharf_cri::{
     Connection, ContainerConfig, ContainerId, ContainerState, ContainerStats, ContainerStatus, Error, ExecResult,
@@ -22,21 +21,17 @@ use wharf_cri::{
 };
 use wharf_net::Network;
 
-use crate::artifact::{Artifact, Compiler};
-use crate::command;
+use crate::artifact::Compiler;
 use crate::container::{Container, Context, argv, environment};
 use crate::engine::Engine;
-use crate::guest::{Console, Spec, Stdio};
+use crate::guest::{Console, Spec};
 use crate::host::filesystem::Files;
 use crate::image::Artifacts;
 use crate::limits::{Cpu, Memory};
-use crate::log::{Capture, Clock, Log, Pipes};
+use crate::log::{Clock, Log};
 use crate::pod::Pod;
-use crate::terminal;
-use crate::toolbox::{self, Program, Toolbox};
-
-/// What exec keeps of each of a command's streams, as CRI runtimes do.
-const MAX_EXEC_OUTPUT: usize = 16 << 20;
+use crate::toolbox::Toolbox;
+use sandboxes::State;
 
 pub struct Options {
     /// Holds `compiled/` (kept) and `containers/` (emptied at the start).
@@ -61,21 +56,6 @@ pub struct WasmRuntime {
     state: Mutex<State>,
     /// Owned for its `Drop`.
     _guests: Guests,
-}
-
-#[derive(Default)]
-struct State {
-    sandboxes: BTreeMap<SandboxId, Sandbox>,
-    /// Sandboxes by pod UID and attempt.
-    by_pod: BTreeMap<(String, u32), SandboxId>,
-    containers: BTreeMap<ContainerId, Arc<Container>>,
-}
-
-struct Sandbox {
-    status: SandboxStatus,
-    pod: Arc<Pod>,
-    /// Its containers, by name and attempt.
-    containers: BTreeMap<(String, u32), ContainerId>,
 }
 
 /// The threads that guests run on.
@@ -161,17 +141,19 @@ impl WasmRuntime {
         let file = file.ok_or_else(|| Error::Create(format!("image {} is not present", config.image_id)))?;
         let artifact = self.compiler.load(&file).await.map_err(|error| Error::Create(explain(&error)))?;
         let root = self.containers_dir.join(&id.0).join("root");
-        let (layout, hostname) = (config.clone(), pod_config.hostname.clone());
-        let prepared = tokio::task::spawn_blocking(move || Files::prepare(root, &layout, &hostname, &pod_config.dns));
+        let (layout, words, hostname) = (config.clone(), argv(&config, &file), pod_config.hostname.clone());
+        let (log_dir, words_of_spec) = (pod_config.log_dir, words.clone());
+        let prepared =
+            tokio::task::spawn_blocking(move || Files::prepare(root, &layout, &words, &hostname, &pod_config.dns));
         let files = prepared.await.map_err(internal("lay out the files of a container"))?;
         let files = files.map_err(|error| Error::Create(explain(&error)))?;
-        let log_path = pod_config.log_dir.join(&config.log_path);
+        let log_path = log_dir.join(&config.log_path);
         let log = Log::create(log_path.clone(), self.context.clock.clone());
         let log = Arc::new(log.map_err(internal("make a container's log"))?);
         let working_dir =
             if config.working_dir.is_empty() { file.working_dir.clone() } else { config.working_dir.clone() };
         let spec = Spec {
-            argv: argv(&config, &file),
+            argv: words_of_spec,
             env: environment(&config, &file, &pod.hostname),
             working_dir,
             preopens: files.preopens.clone(),
@@ -221,73 +203,6 @@ impl WasmRuntime {
             _ => Ok(()),
         }
     }
-
-    /// The container, if a command can be run in its place.
-    fn for_exec(&self, id: &ContainerId, argv: &[String]) -> Result<Arc<Container>> {
-        let container = self.find(id)?;
-        if !container.is_running() {
-            return Err(Error::Invalid(format!("container {id} is not running")));
-        }
-        if argv.is_empty() {
-            return Err(Error::Invalid("exec needs a command".into()));
-        }
-        Ok(container)
-    }
-
-    /// What a command line runs in the container's place.
-    async fn program(&self, container: &Container, argv: &[String]) -> Result<Arc<Artifact>> {
-        let own = container.spec.argv.first().map_or("", String::as_str);
-        let is_command = !container.artifact.kind.is_http();
-        match toolbox::choose(&argv[0], own, is_command, self.toolbox.is_there()) {
-            Program::Own => Ok(container.artifact.clone()),
-            Program::Tool => {
-                let file = self.toolbox.file().await.map_err(internal("read the toolbox"))?;
-                self.compiler.load(&file).await.map_err(internal("compile the toolbox"))
-            }
-            Program::Nothing => Err(Error::Invalid(format!("exec: {:?}: executable file not found in $PATH", argv[0]))),
-        }
-    }
-
-    /// Runs a command line in the container's place. Dropping the future ends the guest.
-    async fn run_beside(&self, container: Arc<Container>, argv: Vec<String>, stdio: Stdio) -> Result<command::End> {
-        let engine = self.context.engine.clone();
-        let artifact = self.program(&container, &argv).await?;
-        let task = AbortOnDropHandle::new(self.context.guests.spawn(async move {
-            let spec = &container.spec;
-            let command = spec.cpu.meter(command::run(&engine, &artifact, spec, &argv, stdio));
-            container.signals.kill.run_until_cancelled(command).await
-        }));
-        let end = task.await.map_err(internal("run a command"))?;
-        Ok(end.unwrap_or_else(|| command::End::exited(command::EXIT_KILLED)))
-    }
-}
-
-impl State {
-    /// The sandbox, if it is ready and has no such container yet.
-    fn room_for(&mut self, id: &SandboxId, name: &str, attempt: u32) -> Result<&mut Sandbox> {
-        let sandbox = self.sandboxes.get_mut(id).ok_or_else(|| not_found("sandbox", id))?;
-        if sandbox.status.state != SandboxState::Ready {
-            return Err(Error::Create(format!("sandbox {id} is not running")));
-        }
-        if sandbox.containers.contains_key(&(name.to_owned(), attempt)) {
-            return Err(Error::AlreadyExists(format!("container {name} attempt {attempt}")));
-        }
-        Ok(sandbox)
-    }
-
-    fn forget(&mut self, id: &ContainerId, container: &Container) -> bool {
-        let status = container.status();
-        if let Some(sandbox) = self.sandboxes.get_mut(&status.sandbox) {
-            sandbox.containers.remove(&(status.name, status.attempt));
-        }
-        self.containers.remove(id).is_some()
-    }
-
-    /// Whether any sandbox of the pod is still in use.
-    fn in_use(&self, uid: &str) -> bool {
-        let of_pod = self.by_pod.range((uid.to_owned(), 0)..=(uid.to_owned(), u32::MAX));
-        of_pod.filter_map(|(_, id)| self.sandboxes.get(id)).any(|sandbox| sandbox.status.state == SandboxState::Ready)
-    }
 }
 
 /// An error with its causes, for the pod's status.
@@ -318,80 +233,15 @@ impl Runtime for WasmRuntime {
     }
 
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<SandboxId> {
-        let uid = config.uid.clone();
-        let id = {
-            let mut state = self.state.lock();
-            let key = (uid.clone(), config.attempt);
-            match state.by_pod.get(&key).and_then(|id| state.sandboxes.get(id)).map(|sandbox| &sandbox.status) {
-                Some(status) if status.state == SandboxState::Ready => return Ok(status.id.clone()),
-                Some(status) => return Err(Error::AlreadyExists(format!("sandbox {}", status.id))),
-                None => {}
-            }
-            let (hostname, searches, network) =
-                (config.hostname.clone(), config.dns.searches.clone(), self.network.clone());
-            let pod = if config.host_network {
-                Pod::on_host(uid.clone(), hostname, searches, network)
-            } else {
-                let address = self.network.allocate(&uid).map_err(internal("allocate a pod address"))?;
-                Pod::new(uid.clone(), hostname, searches, address, network)
-            };
-            let id = SandboxId(new_id());
-            let status = SandboxStatus {
-                id: id.clone(),
-                config,
-                state: SandboxState::Ready,
-                created_at: (self.context.clock)(),
-                ips: pod.ip().into_iter().collect(),
-            };
-            state.by_pod.insert(key, id.clone());
-            let sandbox = Sandbox { status, pod: Arc::new(pod), containers: BTreeMap::new() };
-            state.sandboxes.insert(id.clone(), sandbox);
-            id
-        };
-        self.events_hub().pod(&uid);
-        Ok(id)
+        self.begin_sandbox(config).await
     }
 
     async fn stop_sandbox(&self, id: &SandboxId) -> Result<()> {
-        let uid = {
-            let mut state = self.state.lock();
-            let Some(sandbox) = state.sandboxes.get_mut(id) else { return Ok(()) };
-            if sandbox.status.state == SandboxState::NotReady {
-                return Ok(());
-            }
-            sandbox.status.state = SandboxState::NotReady;
-            sandbox.status.config.uid.clone()
-        };
-        let containers = self.containers_of(id);
-        join_all(containers.iter().map(|(_, container)| container.stop(Duration::ZERO))).await;
-        {
-            let state = self.state.lock();
-            // The pod's next sandbox may have been given the same address already.
-            if !state.in_use(&uid) {
-                self.network.release(&uid);
-            }
-        }
-        self.events_hub().pod(&uid);
-        Ok(())
+        self.end_sandbox(id).await
     }
 
     async fn remove_sandbox(&self, id: &SandboxId) -> Result<()> {
-        self.stop_sandbox(id).await?;
-        for (container, _) in self.containers_of(id) {
-            self.remove_container(&container).await?;
-        }
-        let removed = {
-            let mut state = self.state.lock();
-            let removed = state.sandboxes.remove(id);
-            if let Some(sandbox) = &removed {
-                state.by_pod.remove(&(sandbox.status.config.uid.clone(), sandbox.status.config.attempt));
-            }
-            removed
-        };
-        if let Some(sandbox) = removed {
-            self.events_hub().pod(&sandbox.status.config.uid);
-        }
-        Ok(())
+        self.forget_sandbox(id).await
     }
 
     async fn sandbox(&self, id: &SandboxId) -> Result<SandboxStatus> {
@@ -467,37 +317,11 @@ impl Runtime for WasmRuntime {
     }
 
     async fn exec_sync(&self, id: &ContainerId, argv: Vec<String>, timeout: Option<Duration>) -> Result<ExecResult> {
-        let container = self.for_exec(id, &argv)?;
-        let capture = Arc::new(Capture::new(MAX_EXEC_OUTPUT));
-        let run = self.run_beside(container, argv, Stdio::output(capture.clone()));
-        let end = match timeout.filter(|timeout| !timeout.is_zero()) {
-            Some(limit) => tokio::time::timeout(limit, run).await.map_err(|_| Error::Timeout { operation: "exec" })?,
-            None => run.await,
-        }?;
-        let (stdout, mut stderr) = capture.take();
-        stderr.extend_from_slice(end.message.as_bytes());
-        Ok(ExecResult { stdout, stderr, exit_code: end.code })
+        self.capture_exec(id, argv, timeout).await
     }
 
     async fn exec(&self, id: &ContainerId, argv: Vec<String>, streams: Streams) -> Result<i32> {
-        let container = self.for_exec(id, &argv)?;
-        let Streams { stdin, stdout, stderr, tty, .. } = streams;
-        let interrupt = CancellationToken::new();
-        let stdin = match stdin {
-            Some(keys) if tty => Some(terminal::run(keys, stdout.clone(), interrupt.clone())),
-            stdin => stdin,
-        };
-        let last_words = if tty { stdout.clone() } else { stderr.clone() };
-        let output = Arc::new(Pipes { stdout, stderr, terminal: tty });
-        let run = self.run_beside(container, argv, Stdio { stdin, output, tty });
-        let end = tokio::select! {
-            end = run => end?,
-            () = interrupt.cancelled() => command::End::exited(command::EXIT_INTERRUPTED),
-        };
-        if let Some(to) = last_words.filter(|_| !end.message.is_empty()) {
-            let _ = to.send(format!("{}\n", end.message).into()).await;
-        }
-        Ok(end.code)
+        self.stream_exec(id, argv, streams).await
     }
 
     async fn attach(&self, id: &ContainerId, streams: Streams) -> Result<()> {

@@ -173,3 +173,126 @@ fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
     }
     builder.into_inner().expect("an archive")
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn links_are_made_and_packed() {
+    let place = place().await;
+    std::fs::create_dir(place.volume.path().join("t")).expect("a directory");
+    std::fs::write(place.volume.path().join("t/real"), "real\n").expect("a file");
+    place
+        .shell("ln -s real t/soft && ln t/real t/hard && cat t/soft t/hard && readlink t/soft", "real\nreal\nreal\n")
+        .await;
+    let soft = place.volume.path().join("t/soft");
+    assert_eq!(std::fs::read_link(&soft).expect("a link").to_str(), Some("real"));
+    place.fails(&["ln", "-s", "/etc/hostname", "out"], "ln: /data/out:").await;
+
+    let (code, packed) = place.feed(&["tar", "cf", "-", "t"], b"").await;
+    assert_eq!(code, 0);
+    let (code, listed) = place.feed(&["tar", "tvf", "-"], &packed).await;
+    let listed = String::from_utf8_lossy(&listed).into_owned();
+    assert!(code == 0 && listed.contains(" t/soft -> real\n") && listed.starts_with("drwxr-xr-x 0/0"), "{listed}");
+    let (code, _) = place.feed(&["sh", "-c", "mkdir back && tar xf - -C back"], &packed).await;
+    assert_eq!(code, 0);
+    assert_eq!(std::fs::read_link(place.volume.path().join("back/t/soft")).expect("a link").to_str(), Some("real"));
+    place.shell("tar chf - t | tar tvf - | grep -c soft.*'->' ; true", "0\n").await;
+
+    // What an archive links to is linked last: nothing is written through a link that it brings.
+    let mut builder = tar::Builder::new(Vec::new());
+    for (kind, name, to) in [(tar::EntryType::Symlink, "a/dir", "../b"), (tar::EntryType::Link, "a/twin", "a/one")] {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(0);
+        builder.append_link(&mut header, name, to).expect("an entry");
+    }
+    for name in ["a/one", "b/two"] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(3);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, name, &b"abc"[..]).expect("an entry");
+    }
+    let (code, _) = place.feed(&["tar", "xf", "-"], &builder.into_inner().expect("an archive")).await;
+    assert_eq!(code, 0);
+    place
+        .shell(
+            "cat a/twin a/dir/two; stat -c '%F %s' a/dir/two; [ -L a/dir ] && echo link",
+            "abcabcregular file 3\nlink\n",
+        )
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn texts_are_cut_counted_and_changed() {
+    let place = place().await;
+    std::fs::write(place.volume.path().join("rows"), "b,2,x\na,10,y\nb,2,x\n").expect("a file");
+    place.shell("cut -d, -f1,3 rows", "b,x\na,y\nb,x\n").await;
+    place.shell("sort rows | uniq -c", "      1 a,10,y\n      2 b,2,x\n").await;
+    place.shell("sort -t, -k2n -u rows", "b,2,x\na,10,y\n").await;
+    place.shell("seq 2 3 8; seq 3 -1 2", "2\n5\n8\n3\n2\n").await;
+    place.shell("echo Hello | tr a-z A-Z; echo a1b2 | tr -d 0-9; echo aab | tr -s a", "HELLO\nab\nab\n").await;
+    place.shell("sed -n 2p rows; sed '1d;s/,/;/g' rows", "a,10,y\na;10;y\nb;2;x\n").await;
+    place
+        .shell(
+            "sed -E 's/^([ab]),(.*)$/\\2 of \\1/;2q' rows; sed -n '/^a/,$p' rows",
+            "2,x of b\n10,y of a\na,10,y\nb,2,x\n",
+        )
+        .await;
+    place.shell("sed -i 's/x/z/' rows; cat rows | head -n 1", "b,2,z\n").await;
+    place
+        .shell("grep -E '^(a|c),[0-9]+' rows; grep -c 'b,\\(2\\)' rows; grep -o '[0-9]*,y' rows", "a,10,y\n2\n10,y\n")
+        .await;
+    place
+        .shell("seq 3 | xargs echo n; seq 2 | xargs -n 1 echo; echo a | xargs -I X echo X-X", "n 1 2 3\n1\n2\na-a\n")
+        .await;
+    place.shell("mkdir -p d/e; touch d/e/f.txt d/g; find d -name '*.txt'; find d -type d; find d -type f -exec echo got {} \\;", "d/e/f.txt\nd\nd/e\ngot d/e/f.txt\ngot d/g\n").await;
+    place.shell("find d -name g -delete; ls d; grep -r nothing d || echo none", "e\nnone\n").await;
+    place.fails(&["sed", "b"], "unknown command").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sums_encodings_and_the_program_are_shown() {
+    let place = place().await;
+    place.shell("printf abc | md5sum", "900150983cd24fb0d6963f7d28e17f72  -\n").await;
+    place
+        .shell("printf abc | sha256sum", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad  -\n")
+        .await;
+    place
+        .shell(
+            "printf abc > f; sha256sum f > s; sha256sum -c s; printf x >> f; sha256sum -c s || echo changed",
+            "f: OK\nf: FAILED\nchanged\n",
+        )
+        .await;
+    place.shell("printf 'a longer text' | base64; printf aGk= | base64 -d", "YSBsb25nZXIgdGV4dA==\nhi").await;
+    let shown = place.run(&["ps", "aux"]).await;
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.starts_with("PID   USER     COMMAND\n    1 root     ") && shown.ends_with(" tick 1000\n"), "{shown}");
+    place.check(&["which", "ls"], "/bin/ls\n").await;
+    place.fails(&["chmod", "+x", "/etc/hostname"], "chmod: /etc/hostname: Operation not supported").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_followed_while_it_grows() {
+    let place = place().await;
+    let log = place.volume.path().join("log");
+    std::fs::write(&log, "one\ntwo\n").expect("a file");
+    let (streams, mut ends) = Wanted { stdout: true, ..Wanted::default() }.open();
+    let argv = ["tail", "-n", "1", "-f", "log"].map(str::to_owned).to_vec();
+    let mut stdout = ends.stdout.take().expect("stdout");
+    let grow = async {
+        let mut said = Vec::new();
+        while !said.ends_with(b"three\n") {
+            said.extend_from_slice(&stdout.recv().await.expect("it goes on"));
+            if said == b"two\n" {
+                use std::io::Write;
+                let mut file = std::fs::File::options().append(true).open(&log).expect("the file");
+                file.write_all(b"three\n").expect("written");
+            }
+        }
+        said
+    };
+    let followed = place.bench.runtime.exec(&place.id, argv, streams);
+    let said = tokio::select! {
+        said = tokio::time::timeout(PATIENCE, grow) => said.expect("in time"),
+        ended = followed => panic!("it ended: {ended:?}"),
+    };
+    assert_eq!(said, b"two\nthree\n");
+}

@@ -11,6 +11,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use wharf_types::meta::Status;
+use wharf_types::order::{ENVELOPES, Ordered};
 
 use super::Hook;
 use crate::subject::View;
@@ -67,11 +68,14 @@ impl Serialize for Asked<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("uid", self.uid)?;
-        for (field, value) in self.view.request.as_object().into_iter().flatten().filter(|(field, _)| *field != "uid") {
-            map.serialize_entry(field, value)?;
-        }
+        let said =
+            Ordered::part(&self.view.request, ENVELOPES, "request").members().filter(|(field, _)| *field != "uid");
+        // The objects stand before these, as they are.
+        let (before, after): (Vec<_>, Vec<_>) = said.partition(|(field, _)| !matches!(*field, "dryRun" | "options"));
+        before.iter().try_for_each(|(field, value)| map.serialize_entry(field, value))?;
         map.serialize_entry("object", &self.view.object)?;
         map.serialize_entry("oldObject", &self.view.old)?;
+        after.iter().try_for_each(|(field, value)| map.serialize_entry(field, value))?;
         map.end()
     }
 }

@@ -1,13 +1,15 @@
 //! What a write takes from a shared pool before it is committed: service addresses, node ports.
 //!
-//! The verbs call [`Allocate::begin`] before validation, as upstream's `BeginCreate` and `BeginUpdate`, and keep the [`Claim`]
-//! once the write is committed. A claim that is dropped gives back what it took.
+//! The verbs call [`Allocate::begin`] before validation, as upstream's `BeginCreate` and `BeginUpdate`, keep the [`Claim`] once the
+//! write is committed, and give it back where it fails.
 
+mod addresses;
+mod cidr;
 mod families;
 mod pool;
+pub mod repair;
 pub mod service;
-#[cfg(test)]
-mod tests;
+mod shape;
 
 pub use service::{Cidr, NODE_PORTS, Services};
 
@@ -17,10 +19,30 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use wharf_types::{AnyObject, ApiError, BoxObject, Gvr};
 
+use crate::server::ApiServer;
+
 /// What one write has taken, until it is known whether it is committed.
-pub trait Claim: Send {
+#[async_trait]
+pub trait Claim: Send + Sync {
     /// The write is committed: what it took is the object's, what it let go is free.
-    fn keep(self: Box<Self>);
+    async fn keep(self: Box<Self>);
+
+    /// The write failed: what it took is free again.
+    async fn give_back(self: Box<Self>);
+}
+
+/// Ends a claim as its write ended.
+pub async fn settle<T, E>(
+    claim: Option<Box<dyn Claim>>,
+    written: Result<T, E>,
+    is_kept: impl FnOnce(&T) -> bool,
+) -> Result<T, E> {
+    let Some(claim) = claim else { return written };
+    match written.as_ref().is_ok_and(is_kept) {
+        true => claim.keep().await,
+        false => claim.give_back().await,
+    }
+    written
 }
 
 /// Allocation for one resource.
@@ -29,6 +51,7 @@ pub trait Allocate: Send + Sync + 'static {
     /// Fills the object in. `old` is none for a create. A dry run takes nothing, but fails where the write would.
     async fn begin(
         &self,
+        server: &Arc<ApiServer>,
         object: &mut dyn AnyObject,
         old: Option<&dyn AnyObject>,
         dry_run: bool,
@@ -38,7 +61,7 @@ pub trait Allocate: Send + Sync + 'static {
     fn seed(&self, objects: &[BoxObject]);
 
     /// The object is gone.
-    fn release(&self, object: &dyn AnyObject);
+    async fn release(&self, server: &Arc<ApiServer>, object: &dyn AnyObject);
 }
 
 /// Allocators by resource.

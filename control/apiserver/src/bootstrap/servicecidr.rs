@@ -1,7 +1,7 @@
 //! The ServiceCIDR of the range the server was started with.
 //!
 //! Source: `pkg/controlplane/controller/defaultservicecidr`. One that differs is somebody's own: it is left, and not called ready.
-//! Absent on purpose: events about one that differs; ranges that are added later are not allocated from.
+//! Absent on purpose: events about one that differs.
 
 use jiff::Timestamp;
 use k8s_openapi::api::networking::v1::{ServiceCIDR, ServiceCIDRSpec};
@@ -47,6 +47,6 @@ fn ready(held: &ServiceCIDR, range: Cidr, now: Timestamp) -> Option<Value> {
     (is_ours && !is_told).then(|| {
         json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": SERVICE},
             "status": {"conditions": [{"type": READY, "status": "True", "reason": "",
-                "message": "Kubernetes Service CIDR is ready", "lastTransitionTime": whole_seconds(now)}]}})
+                "message": "Kubernetes default Service CIDR is ready", "lastTransitionTime": whole_seconds(now)}]}})
     })
 }

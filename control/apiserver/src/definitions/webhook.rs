@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
 use wharf_admission::outgoing::{Clients, ServiceTarget, Target};
 use wharf_cache::Cache;
 use wharf_machinery::selector;
@@ -27,6 +28,25 @@ const OBJECTS_MAX: usize = 500;
 const GROUP: &str = "apiextensions.k8s.io";
 /// Versions of reviews that are spoken.
 const VERSIONS: [&str; 2] = ["v1", "v1beta1"];
+
+const KIND: &str = "ConversionReview";
+
+/// The review that is sent, its fields in upstream's order.
+#[derive(Serialize)]
+struct Question<'a> {
+    kind: &'static str,
+    #[serde(rename = "apiVersion")]
+    api_version: String,
+    request: Asked<'a>,
+}
+
+#[derive(Serialize)]
+struct Asked<'a> {
+    uid: &'a str,
+    #[serde(rename = "desiredAPIVersion")]
+    desired: &'a str,
+    objects: &'a [Value],
+}
 
 pub struct Webhook {
     config: WebhookClientConfig,
@@ -52,7 +72,7 @@ impl Webhook {
         serde_json::from_slice(&entry.bytes).ok()
     }
 
-    async fn ask(&self, review: &Value) -> Result<Bytes, String> {
+    async fn ask(&self, review: &Question<'_>) -> Result<Bytes, String> {
         let service = self.config.service.as_ref().map(|service| ServiceTarget {
             namespace: &service.namespace,
             name: &service.name,
@@ -68,18 +88,16 @@ impl Webhook {
             query: "?timeout=30s",
         };
         let find = |namespace: &str, name: &str| self.find(namespace, name);
-        self.clients.post(&target, &find, review.to_string().into()).await.map_err(|error| error.to_string())
+        let document = serde_json::to_vec(review).map_err(|error| error.to_string())?;
+        self.clients.post(&target, &find, document.into()).await.map_err(|error| error.to_string())
     }
 
     async fn review(&self, objects: &[Value], api_version: &str) -> Result<Vec<Value>, String> {
         let failed = |why: String| format!("failed: {why}");
         let version = self.version.ok_or("failed: no supported conversion review versions".to_owned())?;
         let uid = uuid::Uuid::new_v4().to_string();
-        let review = json!({
-            "kind": "ConversionReview",
-            "apiVersion": format!("{GROUP}/{version}"),
-            "request": {"uid": uid, "desiredAPIVersion": api_version, "objects": objects},
-        });
+        let request = Asked { uid: &uid, desired: api_version, objects };
+        let review = Question { kind: KIND, api_version: format!("{GROUP}/{version}"), request };
         let body = self.ask(&review).await.map_err(failed)?;
         let answer: Value = serde_json::from_slice(&body)
             .map_err(|error| failed(format!("couldn't get version/kind; json parse error: {error}")))?;
@@ -224,6 +242,8 @@ impl Converter for Webhook {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[track_caller]

@@ -2,8 +2,9 @@
 //!
 //! Source: the structs of `k8s.io/apimachinery/pkg/apis/meta/v1`, `k8s.io/api/apidiscovery/v2` and `k8s.io/apimachinery/pkg/version`.
 
-use serde::ser::{Serialize, SerializeMap, Serializer};
-use serde_json::{Map, Value};
+use serde::ser::{Serialize, Serializer};
+use serde_json::Value;
+use wharf_types::order::{self, ANY, Order};
 
 /// A document whose keys are written in order: those of [`DOCUMENT`] at the top, those of [`WITHIN`] below it.
 pub struct Ordered<'a>(pub &'a Value);
@@ -61,36 +62,13 @@ const WITHIN: &[&str] = &[
     "freshness",
 ];
 
+/// How discovery and `/version` are written.
+const DISCOVERY: Order = &[("", DOCUMENT), (ANY, WITHIN)];
+
 impl Serialize for Ordered<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Keyed { value: self.0, order: DOCUMENT }.serialize(serializer)
+        order::Ordered::new(self.0, DISCOVERY).serialize(serializer)
     }
-}
-
-struct Keyed<'a> {
-    value: &'a Value,
-    order: &'static [&'static str],
-}
-
-impl Serialize for Keyed<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.value {
-            Value::Object(object) => members(object, self.order, serializer),
-            Value::Array(items) => serializer.collect_seq(items.iter().map(|value| Keyed { value, order: WITHIN })),
-            other => other.serialize(serializer),
-        }
-    }
-}
-
-/// Keys that no order names come last.
-fn members<S: Serializer>(object: &Map<String, Value>, order: &[&str], serializer: S) -> Result<S::Ok, S::Error> {
-    let mut out = serializer.serialize_map(Some(object.len()))?;
-    let named = order.iter().filter_map(|key| object.get_key_value(*key));
-    let others = object.iter().filter(|(key, _)| !order.contains(&key.as_str()));
-    for (key, value) in named.chain(others) {
-        out.serialize_entry(key, &Keyed { value, order: WITHIN })?;
-    }
-    out.end()
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Response, StatusCode};
 use jiff::Timestamp;
+use serde_json::Value;
 use wharf_admission::{Attributes, Notes, Operation};
 use wharf_auth::User;
 use wharf_registry::Row;
@@ -24,7 +25,7 @@ use wharf_types::k8s::api::authorization::v1::{
     LocalSubjectAccessReview, SelfSubjectAccessReview, SelfSubjectRulesReview, SubjectAccessReview,
 };
 use wharf_types::meta::{ObjectMeta, Time};
-use wharf_types::{AnyObject, ApiError, BoxObject};
+use wharf_types::{AnyObject, ApiError, BoxObject, order};
 
 use crate::audit::Annotations;
 use crate::body;
@@ -85,7 +86,9 @@ pub async fn answer(
     let mut object = admit(server, write, &mut notes).await?;
     let asked = Asked { server, user, row, now: (server.clock)() };
     asked.answer(&mut *object).await?;
-    let mut response = reply::written(&parts.headers, StatusCode::CREATED, object.to_vec().into(), &notes.warnings)?;
+    let answer: Value = serde_json::from_slice(&object.to_vec()).map_err(ApiError::internal)?;
+    let answer = order::envelope(&answer).into();
+    let mut response = reply::written(&parts.headers, StatusCode::CREATED, answer, &notes.warnings)?;
     if !notes.audit_annotations.is_empty() {
         response.extensions_mut().insert(Annotations(notes.audit_annotations));
     }

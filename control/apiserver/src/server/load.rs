@@ -4,7 +4,8 @@ use wharf_admission::Reader;
 use wharf_auth::User;
 use wharf_types::{ApiError, Gvr};
 
-use super::{ApiServer, Known};
+use super::ApiServer;
+use super::handle::Known;
 use crate::call::Cluster;
 use crate::fairness::{self, Ticket, Width};
 use crate::metrics::Under;

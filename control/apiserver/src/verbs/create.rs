@@ -13,6 +13,7 @@ use wharf_types::field::Path;
 use wharf_types::meta::{ObjectMeta, Time};
 use wharf_types::{AnyObject, ApiError, BoxObject};
 
+use crate::allocate;
 use crate::body;
 use crate::call::Call;
 use crate::claims;
@@ -101,7 +102,7 @@ fn generate(prefix: &str) -> String {
     name
 }
 
-/// Prepares, validates and commits one object under its name.
+/// Takes what the object needs, and creates it under its name.
 async fn store(
     call: &mut Call,
     mut object: BoxObject,
@@ -110,11 +111,21 @@ async fn store(
 ) -> Result<Written, ApiError> {
     call.name = object.name().to_owned();
     stamp(object.meta_mut(), call);
-    let allocator = call.server.allocators.get(call.gvr()).cloned();
-    let claim = match &allocator {
-        Some(allocator) => Some(allocator.begin(&mut *object, None, dry_run).await?),
+    let claim = match call.server.allocators.get(call.gvr()).cloned() {
+        Some(allocator) => Some(allocator.begin(&call.server, &mut *object, None, dry_run).await?),
         None => None,
     };
+    let written = commit(call, object, managed, dry_run).await;
+    allocate::settle(claim, written, |_| true).await
+}
+
+/// Prepares, validates and commits one object.
+async fn commit(
+    call: &mut Call,
+    mut object: BoxObject,
+    managed: Option<&Bytes>,
+    dry_run: bool,
+) -> Result<Written, ApiError> {
     let kind = call.row.kind.clone();
     kind.prepare_for_create(&mut *object);
     kind.stamp(&mut *object, None, &call.asked());
@@ -139,7 +150,6 @@ async fn store(
     let stored = versions::stored(&call.row, managed::encode(&*object, managed).into()).await?;
     match call.server.cache.commit(&key, Precondition::Absent, Change::Put(stored)).await {
         Ok(committed) => {
-            claim.into_iter().for_each(|claim| claim.keep());
             let entry = versions::served(&call.row, committed.entry).await?;
             Ok(Written { bytes: entry.bytes.clone(), created: true })
         }

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use wharf_admission::{Managed, Operation};
+use wharf_admission::{Attributes, Managed, Operation};
 use wharf_cache::{Entry, Error as CacheError};
 use wharf_machinery::apply::{Managers, text};
 use wharf_registry::{Subresource, meta as rules};
@@ -15,6 +15,7 @@ use wharf_types::field::{self, Path};
 use wharf_types::k8s::api::core::v1::Namespace;
 use wharf_types::{AnyObject, ApiError, BoxObject, Gvk};
 
+use crate::allocate;
 use crate::call::Call;
 use crate::claims;
 use crate::managed::{self, Made};
@@ -101,8 +102,31 @@ async fn attempt(call: &mut Call, plan: Plan, entry: &Entry, made: Made) -> Resu
     };
     let allocator = call.server.allocators.get(call.gvr()).filter(|_| plan.rules == Rules::Main).cloned();
     let claim = match &allocator {
-        Some(allocator) => Some(allocator.begin(object, Some(old), plan.dry_run).await?),
+        Some(allocator) => Some(allocator.begin(&call.server, object, Some(old), plan.dry_run).await?),
         None => None,
+    };
+    let outcome = commit(call, plan, entry, write).await;
+    allocate::settle(claim, outcome, |outcome| outcome.changed).await.map(|outcome| outcome.written)
+}
+
+/// How an attempt ended.
+struct Outcome {
+    /// None if the stored object has changed meanwhile.
+    written: Option<Written>,
+    /// True where the object that was sent is stored now.
+    changed: bool,
+}
+
+impl Outcome {
+    fn unchanged(written: Option<Written>) -> Self {
+        Self { written, changed: false }
+    }
+}
+
+/// Prepares, validates and commits what has been admitted.
+async fn commit(call: &mut Call, plan: Plan, entry: &Entry, mut write: Attributes) -> Result<Outcome, ApiError> {
+    let (Some(object), Some(old)) = (write.object.as_deref_mut(), write.old.as_deref()) else {
+        return Err(ApiError::internal("the object to update is gone"));
     };
     prepare(call, plan.rules, object, old, entry);
     let mut errors = validate(call, plan.rules, object, old);
@@ -122,21 +146,19 @@ async fn attempt(call: &mut Call, plan: Plan, entry: &Entry, made: Made) -> Resu
     };
     let Managed { new: managed, old: held } = write.managed;
     if finished(&*object, &*old) {
-        return finish(call, plan.dry_run, entry, object, managed.as_deref()).await;
+        return finish(call, plan.dry_run, entry, object, managed.as_deref()).await.map(Outcome::unchanged);
     }
     // What is sealed with an old key is written again as it is.
     let is_same = object.same(&*old) && same_owners(held.as_deref(), managed.as_deref());
     if is_same && !call.server.cache.store().is_stale(&entry.key) {
-        return Ok(Some(Written { bytes: entry.bytes.clone(), created: false }));
+        return Ok(Outcome::unchanged(Some(Written { bytes: entry.bytes.clone(), created: false })));
     }
     if plan.dry_run {
-        return Ok(Some(Written { bytes: managed::encode(&*object, managed.as_deref()).into(), created: false }));
+        let bytes = managed::encode(&*object, managed.as_deref()).into();
+        return Ok(Outcome::unchanged(Some(Written { bytes, created: false })));
     }
     let written = put_with(call, entry, &mut *object, managed.as_deref()).await?;
-    if written.is_some() {
-        claim.into_iter().for_each(|claim| claim.keep());
-    }
-    Ok(written)
+    Ok(Outcome { changed: written.is_some(), written })
 }
 
 /// True where managed fields differ in nothing but their times: such a write writes nothing.
@@ -177,7 +199,7 @@ pub async fn remove(call: &Call, entry: &Entry, object: &dyn AnyObject) -> Resul
     match call.server.cache.commit(&entry.key, Precondition::At(entry.revision), Change::Delete).await {
         Ok(committed) => {
             if let Some(allocator) = call.server.allocators.get(call.gvr()) {
-                allocator.release(object);
+                allocator.release(&call.server, object).await;
             }
             let gone = versions::deleted(&call.row, committed.entry, entry.revision).await?;
             Ok(Some(gone.bytes.clone()))

@@ -10,14 +10,16 @@
 //! key is never replaced behind the back of certificates that need it.
 //! Absent on purpose: the front-proxy authority (comes with aggregation), revocation (certificates are short-lived instead).
 
+mod authority;
 mod files;
 mod leaf;
+mod names;
 mod request;
 mod shown;
 mod subject;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,15 +27,17 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 
 pub(crate) use files::write as write_private;
+use authority::Authority;
 use leaf::Facts;
 pub use leaf::{Leaf, expires, is_signed_by};
+pub use names::{Identity, ServerNames};
 pub use shown::Shown;
 
 /// How long the authority lives: upstream's ten years.
@@ -47,7 +51,6 @@ pub const BACKDATE: Duration = Duration::from_secs(5 * 60);
 /// Random bytes in a serial number (RFC 5280 allows 20 bytes).
 const SERIAL_BYTES: usize = 16;
 const DAY_S: u64 = 24 * 60 * 60;
-const CA_NAME: &str = "kubernetes";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -75,97 +78,12 @@ pub enum Error {
     Kubeconfig(#[source] serde_yaml::Error),
 }
 
-/// Who a client certificate speaks for: the common name is the user, the organisations are the groups.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    pub user: String,
-    pub groups: Vec<String>,
-}
-
-impl Identity {
-    pub fn new(user: &str, groups: &[&str]) -> Self {
-        Self { user: user.to_owned(), groups: groups.iter().map(|group| (*group).to_owned()).collect() }
-    }
-
-    /// `system:node:<name>` in `system:nodes`.
-    pub fn node(name: &str) -> Self {
-        Self::new(&format!("{}{name}", crate::NODE_USER_PREFIX), &[crate::NODES])
-    }
-
-    /// Whom the admin kubeconfig speaks for.
-    pub fn admin() -> Self {
-        Self::new("system:admin", &[crate::MASTERS])
-    }
-}
-
-/// The names a server certificate is good for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ServerNames {
-    pub dns: BTreeSet<String>,
-    pub ips: BTreeSet<IpAddr>,
-}
-
-impl ServerNames {
-    /// What clients of the API server call it: `localhost`, the `kubernetes` Service and the host's own name, and `extra`
-    /// (addresses or names).
-    pub fn api_server(service_ip: IpAddr, hostname: Option<&str>, extra: &[String]) -> Self {
-        let mut names = Self::default();
-        names.ips.extend([IpAddr::from([127, 0, 0, 1]), service_ip]);
-        let service =
-            ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
-        names.dns.extend(["localhost"].into_iter().chain(service).map(str::to_owned));
-        names.add(hostname.into_iter().chain(extra.iter().map(String::as_str)));
-        names
-    }
-
-    /// What a node is called: its name and its addresses.
-    pub fn of(names: &[String]) -> Self {
-        let mut out = Self::default();
-        out.add(names.iter().map(String::as_str));
-        out
-    }
-
-    fn add<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
-        for name in names {
-            match name.parse() {
-                Ok(ip) => drop(self.ips.insert(ip)),
-                Err(_) => drop(self.dns.insert(name.to_owned())),
-            }
-        }
-    }
-
-    /// In the form of [`Facts::names`].
-    fn sorted(&self) -> Vec<String> {
-        let mut all: Vec<String> = self.dns.iter().cloned().chain(self.ips.iter().map(IpAddr::to_string)).collect();
-        all.sort_unstable();
-        all
-    }
-}
-
 /// The authority and the service-account key, loaded or made.
 pub struct Pki {
     directory: PathBuf,
     authority: ArcSwap<Authority>,
     published: watch::Sender<String>,
     service_account: KeyPair,
-}
-
-/// The authority as it signs now.
-struct Authority {
-    pem: String,
-    issuer: Issuer<'static, KeyPair>,
-    ends: Timestamp,
-}
-
-impl Authority {
-    /// As the directory has it; issued anew if its end is near.
-    fn open(directory: &Path, now: Timestamp) -> Result<Self, Error> {
-        let (key, pem) = authority(directory, now)?;
-        let ends = Facts::read(&pem)?.not_after;
-        let issuer = Issuer::from_ca_cert_pem(&pem, key)
-            .map_err(|source| Error::Issue { what: "the cluster's authority".to_owned(), source })?;
-        Ok(Self { pem, issuer, ends })
-    }
 }
 
 impl Pki {
@@ -310,43 +228,6 @@ impl Pki {
     }
 }
 
-/// The authority's key and certificate.
-fn authority(directory: &Path, now: Timestamp) -> Result<(KeyPair, String), Error> {
-    let (certificate, key_file) = (directory.join("ca.crt"), directory.join("ca.key"));
-    let stored = load(&certificate)?;
-    if stored.is_some() && load(&key_file)?.is_none() {
-        return Err(Error::KeyMissing { certificate, key: key_file });
-    }
-    let key = stored_key(&key_file)?;
-    if let Some(pem) = stored {
-        let facts = Facts::read(&pem).map_err(|_| Error::Unreadable { what: certificate.display().to_string() })?;
-        if facts.public_key != key.subject_public_key_info() {
-            return Err(Error::KeyMismatch { certificate, key: key_file });
-        }
-        // A leaf must be able to live its whole life.
-        if facts.not_after > now + LEAF_LIFETIME + RENEW_BEFORE {
-            return Ok((key, pem));
-        }
-        tracing::info!(path = %certificate.display(), ends = %facts.not_after, "the cluster's authority nears its end: reissuing it with the same key");
-    }
-    let pem = ca_params(now)
-        .self_signed(&key)
-        .map_err(|source| Error::Issue { what: "the cluster's authority".to_owned(), source })?
-        .pem();
-    store(&certificate, &pem)?;
-    Ok((key, pem))
-}
-
-fn ca_params(now: Timestamp) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, CA_NAME);
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    set_validity(&mut params, now, now + CA_LIFETIME);
-    params
-}
-
 /// Sets from when to when a certificate is good, and its serial number.
 fn set_validity(params: &mut CertificateParams, now: Timestamp, end: Timestamp) {
     // rcgen takes the `time` crate's moments and hands out one to start from.
@@ -401,128 +282,4 @@ fn store(path: &Path, text: &str) -> Result<(), Error> {
 
 fn io_error(operation: &'static str, path: &Path, source: std::io::Error) -> Error {
     Error::Io { operation, path: path.to_owned(), source }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const START: &str = "2030-01-01T00:00:00Z";
-
-    fn at(days: u64) -> Timestamp {
-        START.parse::<Timestamp>().expect("timestamp") + Duration::from_secs(days * DAY_S)
-    }
-
-    fn names(extra: &[&str]) -> ServerNames {
-        let extra: Vec<String> = extra.iter().map(|name| (*name).to_owned()).collect();
-        ServerNames::api_server(IpAddr::from([127, 96, 0, 1]), Some("box"), &extra)
-    }
-
-    /// Opens the directory at `first` and again at `then`; tells whether authority and server certificate stayed.
-    fn check(first: (u64, &[&str]), then: (u64, &[&str]), authority_stays: bool, certificate_stays: bool) {
-        let root = tempfile::tempdir().expect("temporary directory");
-        let open = |(day, extra): (u64, &[&str])| {
-            let pki = Pki::open(root.path(), at(day)).expect("open");
-            let leaf = pki.api_server(&names(extra), at(day)).expect("server certificate");
-            assert!(leaf::signed_by(&leaf.certificate_pem, &pki.ca_pem()).expect("verify"));
-            assert_eq!(Facts::read(&leaf.certificate_pem).expect("read").names, names(extra).sorted());
-            (pki.ca_pem(), pki.service_account_key_pem(), leaf.certificate_pem)
-        };
-        let (before, after) = (open(first), open(then));
-        assert_eq!(before.0 == after.0, authority_stays, "authority");
-        assert_eq!(before.1, after.1, "the service-account key always stays");
-        assert_eq!(before.2 == after.2, certificate_stays, "server certificate");
-        assert!(leaf::signed_by(&before.2, &after.0).expect("verify"), "what was signed before stays good");
-    }
-
-    #[test]
-    fn a_restart_finds_what_the_first_start_made() {
-        check((0, &[]), (30, &[]), true, true);
-    }
-
-    #[test]
-    fn the_server_certificate_follows_its_names() {
-        check((0, &[]), (1, &["10.0.0.7", "wharf.example"]), true, false);
-        check((0, &["10.0.0.7"]), (1, &[]), true, false);
-        check((0, &["b", "a", "::1"]), (1, &["::1", "a", "b"]), true, true);
-    }
-
-    #[test]
-    fn certificates_are_reissued_before_they_end() {
-        check((0, &[]), (274, &[]), true, true);
-        check((0, &[]), (275, &[]), true, false);
-    }
-
-    #[test]
-    fn an_authority_near_its_end_is_reissued_with_its_key() {
-        check((0, &[]), (3650 - 365 - 91, &[]), true, false);
-        check((0, &[]), (3650 - 365 - 90, &[]), false, false);
-    }
-
-    #[test]
-    fn an_authority_is_renewed_while_it_is_in_use_and_those_who_pass_it_on_are_told() {
-        let root = tempfile::tempdir().expect("temporary directory");
-        let pki = Pki::open(root.path(), at(0)).expect("open");
-        let (first, mut published) = (pki.ca_pem(), pki.published());
-        let leaf = pki.client(&Identity::admin(), at(0)).expect("issue");
-        let due = pki.renew(at(1)).expect("look");
-        assert_eq!((due, pki.ca_pem() == first), (at(3650 - 365 - 90), true), "nothing to do yet");
-        assert!(!published.has_changed().expect("the authority is there"));
-
-        let next = pki.renew(due).expect("renew");
-        let second = pki.ca_pem();
-        assert_eq!((next, second != first), (due + (due.duration_since(at(0))), true));
-        assert_eq!(*published.borrow_and_update(), second);
-        let key = |pem: &str| Facts::read(pem).expect("read").public_key;
-        assert_eq!(key(&first), key(&second));
-        let late = pki.client(&Identity::admin(), due).expect("issue");
-        for (leaf, authority) in [(&leaf, &second), (&late, &first), (&late, &second)] {
-            assert!(leaf::signed_by(&leaf.certificate_pem, authority).expect("verify"));
-        }
-        assert_eq!(late.expires().expect("an end"), due + LEAF_LIFETIME);
-        assert_eq!(Pki::open(root.path(), due).expect("open").ca_pem(), second, "a start finds the same");
-    }
-
-    #[test]
-    fn an_authority_without_its_key_is_refused() {
-        let root = tempfile::tempdir().expect("temporary directory");
-        Pki::open(root.path(), at(0)).expect("open");
-        std::fs::remove_file(root.path().join("ca.key")).expect("lose the key");
-        assert!(matches!(Pki::open(root.path(), at(0)), Err(Error::KeyMissing { .. })));
-        store(&root.path().join("ca.key"), &new_key().expect("key").serialize_pem()).expect("another key");
-        assert!(matches!(Pki::open(root.path(), at(0)), Err(Error::KeyMismatch { .. })));
-        store(&root.path().join("ca.key"), "garbage").expect("garbage");
-        assert!(matches!(Pki::open(root.path(), at(0)), Err(Error::Unreadable { .. })));
-    }
-
-    #[test]
-    fn a_first_start_cut_short_is_finished_by_the_next() {
-        let root = tempfile::tempdir().expect("temporary directory");
-        let first = Pki::open(root.path(), at(0)).expect("open");
-        first.api_server(&names(&[]), at(0)).expect("server certificate");
-        let key = std::fs::read(root.path().join("ca.key")).expect("read");
-        for lost in ["ca.crt", "sa.pub", "apiserver.crt"] {
-            std::fs::remove_file(root.path().join(lost)).expect("lose");
-        }
-        let second = Pki::open(root.path(), at(0)).expect("open again");
-        second.api_server(&names(&[]), at(0)).expect("server certificate");
-        assert_eq!(std::fs::read(root.path().join("ca.key")).expect("read"), key);
-    }
-
-    #[test]
-    fn serial_numbers_are_never_the_same() {
-        let root = tempfile::tempdir().expect("temporary directory");
-        let pki = Pki::open(root.path(), at(0)).expect("open");
-        let serials: BTreeSet<Vec<u8>> = (0..20)
-            .map(|_| {
-                let leaf = pki.client(&Identity::admin(), at(0)).expect("issue");
-                let der = leaf::certificates(&leaf.certificate_pem).expect("read").remove(0);
-                let (_, parsed) =
-                    <x509_parser::prelude::X509Certificate<'_> as x509_parser::prelude::FromDer<_>>::from_der(&der)
-                        .expect("parse");
-                parsed.raw_serial().to_vec()
-            })
-            .collect();
-        assert_eq!(serials.len(), 20);
-    }
 }

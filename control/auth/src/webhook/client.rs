@@ -15,6 +15,7 @@ use rand::Rng;
 use serde_json::Value;
 use tower::ServiceBuilder;
 use wharf_types::meta::Status;
+use wharf_types::order;
 
 use crate::tls;
 
@@ -99,7 +100,7 @@ impl Client {
         let request = Request::post(url)
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json, */*")
-            .body(kube::client::Body::from(review.to_string().into_bytes()))
+            .body(kube::client::Body::from(order::envelope(review)))
             .map_err(|error| fail(error.to_string(), None))?;
         let exchange = async {
             let response = self.inner.send(request).await;

@@ -1,6 +1,6 @@
 //! IPAddresses: which Service has a cluster address. The name is the address.
 //!
-//! Source: `ValidateIPAddress` of `pkg/apis/networking/validation`. The server's own allocator keeps its books elsewhere.
+//! Source: `ValidateIPAddress` of `pkg/apis/networking/validation`. The API server makes them as Services take addresses.
 
 use jiff::Timestamp;
 use serde_json::Value;

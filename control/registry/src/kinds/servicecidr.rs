@@ -1,8 +1,7 @@
 //! ServiceCIDRs: ranges of addresses for Services.
 //!
 //! Source: `ValidateServiceCIDR` of `pkg/apis/networking/validation`, `pkg/registry/networking/servicecidr`.
-//! Absent on purpose: allocation from more ranges than the one the server is started with, and so the finalizer that keeps a
-//! range while addresses of it are in use.
+//! The API server takes addresses of them (`allocate`), and a controller says when they are ready and when they may go.
 
 use jiff::Timestamp;
 use serde_json::Value;

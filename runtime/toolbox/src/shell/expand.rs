@@ -134,7 +134,8 @@ fn found(io: &Io<'_>, pattern: &str) -> Vec<String> {
     found
 }
 
-fn fits(pattern: &[u8], name: &[u8]) -> bool {
+/// `*` and `?` of file name patterns.
+pub fn fits(pattern: &[u8], name: &[u8]) -> bool {
     match (pattern.split_first(), name.split_first()) {
         (None, None) => true,
         (Some((b'*', rest)), _) => fits(rest, name) || (!name.is_empty() && fits(pattern, &name[1..])),

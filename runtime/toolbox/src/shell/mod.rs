@@ -16,6 +16,7 @@ use std::rc::Rc;
 use parse::{Command, List, Part, Redirect, To, What, When, Word};
 
 use crate::io::{Failure, Io, base_name, shown};
+pub use expand::fits;
 
 type Ended = Result<i32, Failure>;
 
@@ -72,14 +73,14 @@ pub fn main(io: &mut Io<'_>, arguments: &[String]) -> Ended {
             let list = parse::parse(&script)?;
             shell.list(io, &list)?;
         }
-        None => shell.from_input(io)?,
+        None => shell.read_input(io)?,
     }
     Ok(shell.over.unwrap_or(shell.last))
 }
 
 impl Shell {
     /// A line at a time, as someone types them.
-    fn from_input(&mut self, io: &mut Io<'_>) -> Result<(), Failure> {
+    fn read_input(&mut self, io: &mut Io<'_>) -> Result<(), Failure> {
         use std::io::IsTerminal;
         let prompts = std::io::stdin().is_terminal();
         let mut script = String::new();

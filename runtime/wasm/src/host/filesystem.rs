@@ -1,7 +1,7 @@
 //! What a container may open: a private root, and the pod's mounts in it.
 //!
-//! Each container has a root directory of its own, with `/tmp`, `/dev`, `/etc/hostname` and `/etc/resolv.conf`, which goes when
-//! it is removed. A directory that is mounted is opened in its place; WASI never resolves a path out of an opened directory.
+//! Each container has a root directory of its own, with `/tmp`, `/dev`, `/etc/hostname`, `/etc/resolv.conf` and `/proc/1/cmdline`
+//! (what `ps` shows), which goes when it is removed. A directory that is mounted is opened in its place; WASI never resolves a path out of an opened directory.
 //! A single file is put into the root: linked if the guest may write it, else copied (as a bind mount, it does not follow a
 //! later rename over the source). Absent on purpose: device files, and the mount of a file inside a mounted directory.
 
@@ -46,10 +46,16 @@ pub struct Files {
 }
 
 impl Files {
-    /// Lays the files out below `root`.
-    pub fn prepare(root: PathBuf, config: &ContainerConfig, hostname: &str, dns: &DnsConfig) -> Result<Files, Error> {
+    /// Lays the files out below `root`, for a container whose program is started with `argv`.
+    pub fn prepare(
+        root: PathBuf,
+        config: &ContainerConfig,
+        argv: &[String],
+        hostname: &str,
+        dns: &DnsConfig,
+    ) -> Result<Files, Error> {
         let termination = termination(config)?;
-        make_root(&root, hostname, dns)?;
+        make_root(&root, argv, hostname, dns)?;
         let mut volumes = Vec::new();
         let mut files = Vec::new();
         for mount in config.mounts.iter().filter(|mount| Some(&mount.host_path) != config.termination_message.as_ref())
@@ -146,10 +152,12 @@ fn relative(path: &str) -> Result<PathBuf, Error> {
     if relative.as_os_str().is_empty() { Err(wrong()) } else { Ok(relative) }
 }
 
-fn make_root(root: &Path, hostname: &str, dns: &DnsConfig) -> io::Result<()> {
-    for dir in ["tmp", "dev", "etc"] {
+fn make_root(root: &Path, argv: &[String], hostname: &str, dns: &DnsConfig) -> io::Result<()> {
+    for dir in ["tmp", "dev", "etc", "proc/1"] {
         std::fs::create_dir_all(root.join(dir))?;
     }
+    let command_line: String = argv.iter().map(|word| format!("{word}\0")).collect();
+    std::fs::write(root.join("proc/1/cmdline"), command_line)?;
     std::fs::write(root.join("etc/hostname"), format!("{hostname}\n"))?;
     std::fs::write(root.join("etc/resolv.conf"), resolv_conf(dns))
 }
@@ -217,7 +225,8 @@ mod tests {
         }
 
         fn prepare(&self) -> Result<Files, Error> {
-            Files::prepare(self.dir.path().join("root"), &self.config, "web-0", &DnsConfig::default())
+            let argv = ["show".to_owned(), "a b".to_owned()];
+            Files::prepare(self.dir.path().join("root"), &self.config, &argv, "web-0", &DnsConfig::default())
         }
 
         fn check_error(&self, expected: &str) {
@@ -237,6 +246,7 @@ mod tests {
         assert_eq!(opened, [("/", false), ("/data", true)]);
         assert!(bench.root("data").is_dir());
         assert_eq!(std::fs::read_to_string(bench.root("etc/hostname")).unwrap(), "web-0\n");
+        assert_eq!(std::fs::read(bench.root("proc/1/cmdline")).unwrap(), b"show\0a b\0");
     }
 
     #[test]

@@ -87,3 +87,29 @@ async fn a_node_port_answers_on_the_node() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn services_of_a_further_range_are_reached() {
+    let cluster = hello().await;
+    let range = "{apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {name: more}, spec: {cidrs: [203.0.113.0/24]}}";
+    cluster.kubectl_with(&["apply", "-f", "-"], range).await.success();
+    cluster.kubectl(&["wait", "--for=condition=Ready", "servicecidr/more", "--timeout=60s"]).await.success();
+    let service = "{apiVersion: v1, kind: Service, metadata: {name: far}, spec: {clusterIP: 203.0.113.10, selector: {app: hello}, \
+                   ports: [{port: 80, targetPort: 8080}]}}";
+    cluster.kubectl_with(&["apply", "-f", "-"], service).await.success();
+    let held = cluster.kubectl(&["get", "ipaddresses", "203.0.113.10", "-o", "jsonpath={.spec.parentRef.name}"]).await;
+    assert_eq!(held.success(), "far");
+    let (ok, log) = show(&cluster, "caller", "[get, 'far:80']").await;
+    assert!(ok && log.contains("Hello from hello-"), "{log}");
+
+    // It goes when its last address has gone, and not before.
+    cluster.kubectl(&["delete", "servicecidr", "more", "--wait=false"]).await.success();
+    let told = "jsonpath={.status.conditions[?(@.type==\"Ready\")].reason}";
+    eventually("the range is held", || async {
+        let reason = cluster.kubectl(&["get", "servicecidr", "more", "-o", told]).await.success();
+        if reason == "Terminating" { Ok(()) } else { Err(reason) }
+    })
+    .await;
+    cluster.kubectl(&["delete", "service", "far"]).await.success();
+    cluster.kubectl(&["wait", "--for=delete", "servicecidr/more", "--timeout=60s"]).await.success();
+}

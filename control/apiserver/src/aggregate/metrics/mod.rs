@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use wharf_auth::User;
 use wharf_machinery::openapi;
 use wharf_types::meta::ObjectMeta;
-use wharf_types::{ApiError, GroupVersion, Gvk, Gvr};
+use wharf_types::{ApiError, GroupVersion, Gvk, Gvr, order};
 
 use super::{Document, Swagger};
 use crate::negotiate::{self, Form, Place};
@@ -192,7 +192,7 @@ fn finish(parts: &Parts, of: Of, value: Value) -> Result<Response<Body>, ApiErro
 
 fn render(parts: &Parts, value: &Value, place: Place) -> Result<Response<Body>, ApiError> {
     let accepted = negotiate::negotiate(&parts.headers, place)?;
-    reply::finish(StatusCode::OK, Bytes::from(value.to_string()), accepted, &parts.headers)
+    reply::finish(StatusCode::OK, Bytes::from(order::envelope(value)), accepted, &parts.headers)
 }
 
 fn client(server: &Arc<ApiServer>) -> Client {

@@ -9,7 +9,7 @@ use wharf_cache::Delivery;
 use wharf_machinery::protobuf;
 use wharf_registry::Row;
 use wharf_store::Revision;
-use wharf_types::ApiError;
+use wharf_types::{ApiError, order};
 
 use crate::call::Call;
 use crate::negotiate::{Accepted, Encoding, Meta};
@@ -102,7 +102,7 @@ impl Frames {
 
     pub fn error(&self, error: &ApiError) -> Bytes {
         match self.protobuf {
-            true => wire_frame("ERROR", status(error).as_bytes(), None),
+            true => wire_frame("ERROR", &status(error), None),
             false => error_frame(error),
         }
     }
@@ -135,7 +135,7 @@ fn format_of(include: Include) -> u8 {
 fn wire_frame(kind: &str, object: &[u8], shown: Option<(&str, &str)>) -> Bytes {
     let encoded = protobuf::frame(kind, object, shown).or_else(|error| {
         let status = status(&ApiError::internal(error));
-        protobuf::frame("ERROR", status.as_bytes(), None)
+        protobuf::frame("ERROR", &status, None)
     });
     encoded.unwrap_or_default().into()
 }
@@ -183,9 +183,12 @@ fn wrap(kind: &str, object: impl FnOnce(&mut Vec<u8>) -> Result<(), ApiError>) -
 }
 
 fn error_frame(error: &ApiError) -> Bytes {
-    format!("{{\"type\":\"ERROR\",\"object\":{}}}\n", status(error)).into()
+    let mut out = br#"{"type":"ERROR","object":"#.to_vec();
+    out.extend_from_slice(&status(error));
+    out.extend_from_slice(b"}\n");
+    out.into()
 }
 
-fn status(error: &ApiError) -> String {
-    serde_json::to_string(&error.status()).expect("a Status serialises to JSON")
+fn status(error: &ApiError) -> Vec<u8> {
+    order::envelope(&error.status())
 }

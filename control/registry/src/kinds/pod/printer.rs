@@ -2,13 +2,14 @@
 //!
 //! Pods are listed by the thousand: only what the columns show is read of each, and it is read from the stored text.
 
+mod shown;
+
 use jiff::Timestamp;
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::or_none;
 use crate::strategy::{AGE, Column, NAME, age, human_duration};
-use crate::text::Text;
+use shown::{ContainerStatus, Metadata, Pod, Spec, Status, Terminated};
 
 pub const COLUMNS: &[Column] = &[
     NAME,
@@ -58,171 +59,6 @@ pub fn cells(stored: &[u8], now: Timestamp) -> serde_json::Result<Vec<Value>> {
         or_none(status.nominated_node_name.to_string()).into(),
         readiness_gates(&spec, &status).into(),
     ])
-}
-
-#[derive(Deserialize)]
-struct Pod<'a> {
-    #[serde(borrow)]
-    metadata: Option<Metadata<'a>>,
-    #[serde(borrow)]
-    spec: Option<Spec<'a>>,
-    #[serde(borrow)]
-    status: Option<Status<'a>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Metadata<'a> {
-    #[serde(borrow)]
-    name: Text<'a>,
-    #[serde(borrow)]
-    creation_timestamp: Text<'a>,
-    #[serde(borrow)]
-    deletion_timestamp: Text<'a>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Spec<'a> {
-    #[serde(borrow)]
-    node_name: Text<'a>,
-    #[serde(borrow)]
-    init_containers: Option<Vec<Container<'a>>>,
-    containers: Option<Vec<Ignored>>,
-    #[serde(borrow)]
-    readiness_gates: Option<Vec<Gate<'a>>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Container<'a> {
-    #[serde(borrow)]
-    name: Text<'a>,
-    #[serde(borrow)]
-    restart_policy: Text<'a>,
-}
-
-/// One of which only the number counts.
-type Ignored = serde::de::IgnoredAny;
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Gate<'a> {
-    #[serde(borrow)]
-    condition_type: Text<'a>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Status<'a> {
-    #[serde(borrow)]
-    phase: Text<'a>,
-    #[serde(borrow)]
-    reason: Text<'a>,
-    #[serde(borrow, rename = "podIPs")]
-    pod_ips: Option<Vec<Address<'a>>>,
-    #[serde(borrow)]
-    nominated_node_name: Text<'a>,
-    #[serde(borrow)]
-    conditions: Option<Vec<Condition<'a>>>,
-    #[serde(borrow)]
-    init_container_statuses: Option<Vec<ContainerStatus<'a>>>,
-    #[serde(borrow)]
-    container_statuses: Option<Vec<ContainerStatus<'a>>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Address<'a> {
-    #[serde(borrow)]
-    ip: Text<'a>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Condition<'a> {
-    #[serde(borrow)]
-    r#type: Text<'a>,
-    #[serde(borrow)]
-    status: Text<'a>,
-    #[serde(borrow)]
-    reason: Text<'a>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct ContainerStatus<'a> {
-    #[serde(borrow)]
-    name: Text<'a>,
-    ready: Option<bool>,
-    started: Option<bool>,
-    restart_count: Option<i64>,
-    #[serde(borrow)]
-    state: Option<State<'a>>,
-    #[serde(borrow)]
-    last_state: Option<State<'a>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct State<'a> {
-    #[serde(borrow)]
-    waiting: Option<Waiting<'a>>,
-    running: Option<Ignored>,
-    #[serde(borrow)]
-    terminated: Option<Terminated<'a>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Waiting<'a> {
-    #[serde(borrow)]
-    reason: Text<'a>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Terminated<'a> {
-    exit_code: Option<i64>,
-    signal: Option<i64>,
-    #[serde(borrow)]
-    reason: Text<'a>,
-    #[serde(borrow)]
-    finished_at: Text<'a>,
-}
-
-impl Container<'_> {
-    fn is_sidecar(&self) -> bool {
-        &*self.restart_policy == "Always"
-    }
-}
-
-impl ContainerStatus<'_> {
-    fn ended(&self) -> Option<&Terminated<'_>> {
-        self.state.as_ref()?.terminated.as_ref()
-    }
-
-    /// Why it waits, if it says.
-    fn waits(&self) -> Option<&str> {
-        let reason: &str = &self.state.as_ref()?.waiting.as_ref()?.reason;
-        Some(reason).filter(|reason| !reason.is_empty())
-    }
-
-    fn is_ready(&self) -> bool {
-        self.ready == Some(true)
-    }
-}
-
-impl Status<'_> {
-    fn has_true(&self, kind: &str) -> bool {
-        let mut conditions = self.conditions.iter().flatten();
-        conditions.any(|condition| &*condition.r#type == kind && &*condition.status == "True")
-    }
-
-    fn has_reason(&self, kind: &str, reason: &str) -> bool {
-        let mut conditions = self.conditions.iter().flatten();
-        conditions.any(|condition| &*condition.r#type == kind && &*condition.reason == reason)
-    }
 }
 
 struct Summary {

@@ -4,6 +4,7 @@
 
 use serde_json::{Value, json};
 use wharf_cri::Error;
+use wharf_types::order::{ENVELOPES, Ordered};
 
 use crate::names;
 
@@ -22,7 +23,7 @@ impl Status {
     }
 
     pub fn json(&self) -> String {
-        self.0.to_string()
+        Ordered::new(&self.0, ENVELOPES).to_json()
     }
 
     /// What clients get that know no Status: nothing, or what went wrong.
@@ -64,7 +65,12 @@ mod tests {
         let command = ["app".to_owned(), "x".to_owned()];
         assert_eq!(of_exec(&command, Ok(0)).json(), r#"{"metadata":{},"status":"Success"}"#);
         assert_eq!(of_exec(&command, Ok(0)).plain(), "");
-        let failed = of_exec(&command, Ok(3)).0;
+        let failed = of_exec(&command, Ok(3));
+        assert_eq!(
+            failed.json(),
+            r#"{"metadata":{},"status":"Failure","message":"command terminated with non-zero exit code: command \"app x\" exited with 3","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"3"}]}}"#
+        );
+        let failed = failed.0;
         assert_eq!(
             (&failed["reason"], &failed["details"]["causes"][0]["message"]),
             (&json!("NonZeroExitCode"), &json!("3"))
