@@ -47,7 +47,7 @@ fn cron_job(schedule: &str, mut spec: Value) -> Value {
     let mut pods = template("tick", "v1");
     pods["spec"]["restartPolicy"] = json!("Never");
     spec["schedule"] = json!(schedule);
-    spec["jobTemplate"] = json!({"metadata": {"labels": {"made": "in time"}}, "spec": {"template": pods}});
+    spec["jobTemplate"] = json!({"metadata": {"labels": {"made": "in-time"}}, "spec": {"template": pods}});
     json!({"metadata": {"name": "tick"}, "spec": spec})
 }
 
@@ -86,7 +86,7 @@ async fn jobs_start_in_time_are_counted_and_the_last_are_kept() {
         let job = cluster.api::<Job>().get(&running).await.expect("the job");
         assert_eq!(
             job.metadata.labels.as_ref().and_then(|labels| labels.get("made")).map(String::as_str),
-            Some("in time")
+            Some("in-time")
         );
         let scheduled = status(&cron).last_schedule_time.expect("a time").0;
         let annotations = job.metadata.annotations.clone().unwrap_or_default();

@@ -136,6 +136,9 @@ fn add(
         }
     };
     let mut header = Header::new_gnu();
+    // Nobody owns anything here.
+    header.set_uid(0);
+    header.set_gid(0);
     let changed = metadata.modified().ok().and_then(|when| when.duration_since(SystemTime::UNIX_EPOCH).ok());
     header.set_mtime(changed.map_or(0, |since| since.as_secs()));
     if metadata.is_symlink() {
@@ -301,6 +304,7 @@ fn described(entry: &::tar::Entry<'_, impl Read>) -> std::io::Result<String> {
         'h' => format!(" link to {}", to.display()),
         _ => format!(" -> {}", to.display()),
     });
-    let (uid, gid, path) = (header.uid()?, header.gid()?, entry.path()?);
+    // Some archives say nothing of owners.
+    let (uid, gid, path) = (header.uid().unwrap_or(0), header.gid().unwrap_or(0), entry.path()?);
     Ok(format!("{kind}{letters} {uid}/{gid} {size:>9} {when} {}{}", path.display(), to.unwrap_or_default()))
 }

@@ -111,7 +111,8 @@ async fn store(
 ) -> Result<Written, ApiError> {
     call.name = object.name().to_owned();
     stamp(object.meta_mut(), call);
-    let claim = match call.server.allocators.get(call.gvr()).cloned() {
+    // What has no name owns nothing, and is refused below.
+    let claim = match call.server.allocators.get(call.gvr()).filter(|_| !call.name.is_empty()).cloned() {
         Some(allocator) => Some(allocator.begin(&call.server, &mut *object, None, dry_run).await?),
         None => None,
     };

@@ -27,14 +27,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 
-pub(crate) use files::write as write_private;
 use authority::Authority;
+pub(crate) use files::write as write_private;
 use leaf::Facts;
 pub use leaf::{Leaf, expires, is_signed_by};
 pub use names::{Identity, ServerNames};

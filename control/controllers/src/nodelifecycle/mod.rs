@@ -35,7 +35,6 @@ use self::zones::{Fact, Leave, Shift, Zones, place};
 use crate::call::{During as _, Failed, gone_is_fine};
 use crate::{batch, owners, pods};
 
-#[cfg(test)]
 pub use self::taints::{NOT_READY, UNREACHABLE};
 
 const LEASES: &str = "kube-node-lease";

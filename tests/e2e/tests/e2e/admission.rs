@@ -1,5 +1,6 @@
 //! The example of an admission plugin, as its README walks through it, and what a restart makes of it.
 
+use wharf_test_support::cluster::{guest, import};
 use wharf_test_support::{Cluster, GuardedRegistry};
 
 use crate::example;
@@ -61,7 +62,9 @@ async fn an_image_that_is_not_there_is_told_and_locks_nobody_out() {
 
 #[tokio::test]
 async fn a_plugin_is_pulled_with_the_secret_that_fits_its_registry() {
-    let cluster = Cluster::with_images(&["admission-policy"]).await;
+    let cluster = Cluster::with_images(&[]).await;
+    // What is imported while the node runs goes into its registry.
+    import(&cluster.data(), &guest("admission-policy"), "admission-policy:v1").await.expect("imported");
     // `user:word`
     let registry = GuardedRegistry::before(&cluster.registry, "Basic dXNlcjp3b3Jk").await.expect("a registry");
     let image = format!("{}/docker.io/library/admission-policy:v1", registry.address);
@@ -75,9 +78,21 @@ async fn a_plugin_is_pulled_with_the_secret_that_fits_its_registry() {
     assert_eq!(registry.let_in(), 0);
 
     let server = format!("--docker-server={}", registry.address);
-    for (name, server, password) in [("other", "--docker-server=example.com", "word"), ("wrong", &*server, "guess"), ("right", &*server, "word")] {
+    for (name, server, password) in
+        [("other", "--docker-server=example.com", "word"), ("wrong", &*server, "guess"), ("right", &*server, "word")]
+    {
         let password = format!("--docker-password={password}");
-        let secret = ["-n", "kube-system", "create", "secret", "docker-registry", name, server, "--docker-username=user", &password];
+        let secret = [
+            "-n",
+            "kube-system",
+            "create",
+            "secret",
+            "docker-registry",
+            name,
+            server,
+            "--docker-username=user",
+            &password,
+        ];
         cluster.kubectl(&secret).await.success();
     }
     let secrets = |names: &[&str]| {
